@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace nibble {
+
+/// A whole regular file mapped read-only. Views into it live as long as it does. Move only.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  /// Errors: NotFound, Unsupported (directory, FIFO, device), Unavailable (permission), each with the path.
+  static MappedFile open(const std::filesystem::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
+  std::size_t size_bytes() const { return size_bytes_; }
+  const std::filesystem::path& path() const { return path_; }
+
+  /// Tells the kernel that these bytes of the mapping are not needed for now: resident memory falls, and a
+  /// later read brings them back. Whole pages inside the range only.
+  void release(std::span<const std::byte> range) const;
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_bytes_ = 0;
+};
+
+/// A file that appears under its name only when complete: written to a temporary name beside it, synced,
+/// renamed by `commit`. Destroyed without `commit`, it leaves nothing behind. Errors name the path.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  AtomicFile(AtomicFile&& other) noexcept;
+  AtomicFile& operator=(AtomicFile&&) = delete;
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+  std::int64_t position() const { return position_; }
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_path_;
+  int descriptor_ = -1;
+  std::int64_t position_ = 0;
+};
+
+/// The whole file as text. Errors: as MappedFile; InvalidArgument above `max_bytes`.
+std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 30);
+/// Writes through an AtomicFile.
+void write_text_file(const std::filesystem::path& path, std::string_view text);
+/// A safe file name inside a folder: no separator, no "..", not empty, not absolute.
+bool is_plain_file_name(std::string_view name);
+
+}  // namespace nibble

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+#include "core/tensor.h"
+#include "weights/linear_weights.h"
+
+namespace nibble::formats {
+
+/// How a checkpoint is quantized, normalised over the formats' configs (formats.md §0.2, §1, §2).
+struct QuantizationConfig {
+  std::string method;  // "awq", "gptq", later "fp8", "compressed-tensors", "squeezellm"; "gguf" for GGUF files
+  std::int32_t bits = 4;
+  std::int64_t group_size = 128;  // -1: one group
+  bool sym = true;
+  bool desc_act = false;
+  std::string checkpoint_format;                    // GPTQ: "gptq" (v1) or "gptq_v2"; AWQ: "gemm"
+  std::vector<std::string> modules_to_not_convert;  // as in the file; matching is the format's own
+  Json raw;                                         // the object as it stands in the file
+};
+
+/// A model on disk, opened read-only: a Hugging Face folder (safetensors, sharded or not, quantized or not) or one
+/// GGUF file, seen under Hugging Face's names. Owns the mappings: tensors and dense weights borrow from it.
+/// const calls are thread-safe.
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+
+  /// Errors: NotFound, Corrupt, Unsupported, InvalidArgument, each with the file and what to do.
+  static std::unique_ptr<Checkpoint> open(const std::filesystem::path& path);
+
+  virtual const std::filesystem::path& path() const = 0;
+  /// config.json (made from the metadata for a GGUF file).
+  virtual const Json& config() const = 0;
+  virtual const std::optional<QuantizationConfig>& quantization() const = 0;
+
+  /// Text of a side file of the model: "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+  /// "chat_template.jinja", "special_tokens_map.json"; nothing where it is absent. GGUF makes the first three.
+  virtual std::optional<std::string> side_file(std::string_view name) const = 0;
+
+  /// Every tensor's name, sorted.
+  virtual std::vector<std::string> tensor_names() const = 0;
+  virtual bool contains(std::string_view tensor) const = 0;
+  /// Errors: NotFound naming tensor and file.
+  virtual TensorView tensor(std::string_view name) const = 0;
+
+  /// The weights of a linear module ("model.layers.0.self_attn.q_proj") in canonical form: dense, or by its format's
+  /// reader where the module is quantized (`qweight` exists). `shape` [out, in] is what config.json implies.
+  /// Errors: NotFound; Corrupt with tensor, expected and found shape.
+  virtual weights::LinearWeights linear(std::string_view module, const Shape& shape) const = 0;
+  /// The module's bias as f32 [out], or an empty tensor where it has none (all-zero biases are dropped).
+  virtual Tensor bias(std::string_view module, std::int64_t out_features) const = 0;
+
+  /// Lets the kernel drop the resident pages of a module's tensors, once packed.
+  virtual void release(std::string_view module) const = 0;
+  /// Bytes of all tensors as stored.
+  virtual std::int64_t size_bytes() const = 0;
+};
+
+/// What a checkpoint to be written consists of besides its tensors.
+struct CheckpointFiles {
+  Json config;                                             // config.json, quantization_config included
+  std::vector<std::pair<std::string, std::string>> texts;  // file name, content: tokenizer.json, …
+};
+
+/// Writes a Hugging Face checkpoint: shards `model-0000i-of-0000n.safetensors` up to `max_shard_bytes` (a single
+/// `model.safetensors` where one suffices), index, then side files, config.json last; all under temporary names until
+/// `finish`, so a crashed run never looks complete. Tensors are written as they come; memory stays at one tensor.
+class CheckpointWriter {
+ public:
+  /// `folder` is created. Errors: InvalidArgument where it already holds a config.json; Unavailable.
+  explicit CheckpointWriter(std::filesystem::path folder, std::int64_t max_shard_bytes = std::int64_t{5'000'000'000});
+  ~CheckpointWriter();
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  void add(std::string_view name, TensorView tensor);
+  /// A linear in the tensors of `format`: "gptq", "gptq_v2", "awq" for GroupedIntWeights; "dense" writes `.weight` in
+  /// f16. Errors: Unsupported with the reason (zero points outside v1's range, shapes AWQ cannot hold, …).
+  void add_linear(std::string_view module, const weights::LinearWeights& weights, std::string_view format);
+  void finish(const CheckpointFiles& files);
+  std::int64_t total_bytes() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nibble::formats
