@@ -1,0 +1,180 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "apps/nibble/output.h"
+#include "apps/nibble/subcommands.h"
+#include "apps/nibble/typo.h"
+#include "core/error.h"
+
+namespace nibble::apps {
+namespace {
+
+struct Subcommand {
+  const char* name;
+  const char* description;
+  std::function<int()> (*add)(CLI::App& command);
+};
+
+constexpr Subcommand kSubcommands[] = {
+#ifdef NIBBLE_WITH_QUANTIZE
+    {"quantize", "make a model small: RTN, AWQ or GPTQ", add_quantize},
+#endif
+#ifdef NIBBLE_WITH_EVAL
+    {"eval", "say what that cost: perplexity, KL, accuracy, against a baseline", add_eval},
+#endif
+#ifdef NIBBLE_WITH_SERVE
+    {"serve", "serve a model behind an OpenAI-compatible API", add_serve},
+#endif
+#ifdef NIBBLE_WITH_GENERATE
+    {"generate", "continue a prompt, or answer it (--chat)", add_generate},
+#endif
+#ifdef NIBBLE_WITH_IMPORT
+    {"import", "write a GGUF file as a Hugging Face checkpoint", add_import},
+#endif
+#ifdef NIBBLE_WITH_BENCH
+    {"bench", "measure prefill and decode speed of a model", add_bench},
+#endif
+};
+
+constexpr int kDone = 0;
+constexpr int kError = 1;
+constexpr int kUsage = 2;
+
+int fail(int exit_code, std::string_view message) {
+  fmt::print(stderr, "nibble: error: {}\n", message);
+  return exit_code;
+}
+
+std::vector<std::string> subcommand_names() {
+  std::vector<std::string> names;
+  for (const Subcommand& subcommand : kSubcommands) names.emplace_back(subcommand.name);
+  return names;
+}
+
+std::vector<std::string> flag_names(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+std::string did_you_mean(std::string_view word, const std::vector<std::string>& candidates) {
+  const auto suggestion = closest(word, candidates);
+  return suggestion ? fmt::format("; did you mean {}?", *suggestion) : std::string();
+}
+
+/// vLLM takes --max_model_len for --max-model-len: so does nibble, unless a flag is registered with underscores.
+std::string with_dashes(const std::string& argument, const std::vector<std::string>& flags) {
+  if (!argument.starts_with("--")) return argument;
+  std::string flag = argument.substr(0, argument.find('='));
+  const std::string value = argument.substr(flag.size());
+  if (std::ranges::find(flags, flag) != flags.end()) return argument;
+  std::ranges::replace(flag, '_', '-');
+  return std::ranges::find(flags, flag) != flags.end() ? flag + value : argument;
+}
+
+std::vector<std::string> normalized(std::vector<std::string> arguments, const CLI::App& command) {
+  const std::vector<std::string> flags = flag_names(command);
+  for (std::string& argument : arguments) {
+    if (argument == "--") break;
+    argument = with_dashes(argument, flags);
+  }
+  return arguments;
+}
+
+int usage_error(const CLI::App& command, const std::string& path, std::string message) {
+  for (const std::string& extra : command.remaining()) {
+    if (!extra.starts_with("--")) continue;
+    const std::string flag = extra.substr(0, extra.find('='));
+    message = fmt::format("unknown flag {}{}", flag, did_you_mean(flag, flag_names(command)));
+    break;
+  }
+  return fail(kUsage, fmt::format("{} (see {} --help)", message, path));
+}
+
+int run_subcommand(const Subcommand& subcommand, std::vector<std::string> arguments) {
+  const std::string path = fmt::format("nibble {}", subcommand.name);
+  CLI::App command(subcommand.description, path);
+  command.get_formatter()->column_width(40);
+  const std::function<int()> run = subcommand.add(command);
+  arguments = normalized(std::move(arguments), command);
+  std::ranges::reverse(arguments);  // CLI11 takes them last first
+  try {
+    command.parse(arguments);
+  } catch (const CLI::CallForHelp&) {
+    print(command.help());
+    return kDone;
+  } catch (const CLI::ParseError& error) {
+    return usage_error(command, path, error.what());
+  }
+  return run();
+}
+
+std::string usage() {
+  std::string text =
+      "nibble: make large language models small, measure what it costs, serve them\n\n"
+      "usage: nibble SUBCOMMAND [flags]     (nibble SUBCOMMAND --help lists them)\n\n";
+  for (const Subcommand& subcommand : kSubcommands) {
+    text += fmt::format("  {:<10} {}\n", subcommand.name, subcommand.description);
+  }
+  return text +
+         "\n  --version  print the version\n\nExit codes: 0 done, 1 error, 2 usage, 3 rejected by a threshold.\n";
+}
+
+int run(std::vector<std::string> arguments) {
+  if (arguments.empty()) {
+    fmt::print(stderr, "{}", usage());
+    return kUsage;
+  }
+  const std::string name = arguments.front();
+  arguments.erase(arguments.begin());
+  if (name == "--help" || name == "-h" || name == "help") {
+    print(usage());
+    return kDone;
+  }
+  if (name == "--version" || name == "version") {
+    print("nibble " NIBBLE_VERSION "\n");
+    return kDone;
+  }
+  for (const Subcommand& subcommand : kSubcommands) {
+    if (name == subcommand.name) return run_subcommand(subcommand, std::move(arguments));
+  }
+  return fail(kUsage, fmt::format("unknown {} {}{} (see nibble --help)", name.starts_with("-") ? "flag" : "subcommand",
+                                  name, did_you_mean(name, subcommand_names())));
+}
+
+/// Everything that can go wrong, as one line and an exit code.
+int run_and_report(std::vector<std::string> arguments) {
+  try {
+    const int exit_code = run(std::move(arguments));
+    flush_output();
+    return exit_code;
+  } catch (const ClosedOutput&) {
+    return kDone;
+  } catch (const Error& error) {
+    return fail(kError, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(kError, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(kError, fmt::format("internal error: {}", error.what()));
+  }
+}
+
+}  // namespace
+}  // namespace nibble::apps
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed socket or pipe is an error code where it is written, not a death
+  return nibble::apps::run_and_report({argv + 1, argv + argc});
+}
