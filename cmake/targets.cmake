@@ -31,6 +31,11 @@ if(NIBBLE_SANITIZE)
                                                   -fno-sanitize-recover=all -g1)
   target_link_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE})
 endif()
+if(NIBBLE_FUZZ)
+  # Coverage of every layer, without libFuzzer's main.
+  target_compile_options(nibble_options INTERFACE -fsanitize=fuzzer-no-link)
+  target_link_options(nibble_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # nibble_layer(NAME SOURCES … DEPS …): the static library nibble_NAME of the folder src/NAME.
 function(nibble_layer name)
