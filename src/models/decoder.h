@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -31,14 +32,27 @@ class Decoder {
 
   /// Allocates the activations of steps up to these sizes. Call before `forward`; again to grow.
   void reserve(std::int64_t max_tokens, std::int64_t max_logit_rows);
+  std::int64_t max_tokens() const { return max_tokens_; }
+  std::int64_t max_logit_rows() const { return max_logit_rows_; }
 
-  /// One forward pass; logits [batch.logit_rows.size(), vocab_size] stay valid until the next call.
-  backend::Activation& forward(const backend::ForwardBatch& batch, backend::KvCache& cache);
+  /// One forward pass up to the last block; writes the batch's keys and values.
+  void forward(const backend::ForwardBatch& batch, backend::KvCache& cache);
+  /// Logits [rows.size(), vocab_size] of tokens of the last forward pass, by index in its batch; at most
+  /// max_logit_rows. Valid until the next call. Wider requests come in tiles.
+  backend::Activation& logits(std::span<const std::int32_t> rows);
 
  private:
+  /// Blocks whose linears want the same input formats share activations.
+  struct FormatGroup {
+    std::vector<backend::ActivationFormat> input_formats;  // one a stage
+    BlockState state;
+  };
+
   backend::Backend* backend_;
   Parts parts_;
-  BlockState state_;
+  std::vector<FormatGroup> groups_;
+  std::vector<std::size_t> group_of_block_;
+  backend::Activation hidden_;        // [max_tokens, hidden], lent to a group's state while its blocks run
   backend::Activation final_hidden_;  // [max_logit_rows, hidden]
   backend::Activation final_input_;   // [max_logit_rows, hidden] in lm_head's format
   backend::Activation logits_;        // [max_logit_rows, vocab]

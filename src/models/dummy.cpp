@@ -1,0 +1,183 @@
+#include <cstring>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "core/file.h"
+#include "models/loader.h"
+
+namespace nibble::models {
+namespace {
+
+/// xorshift64*: fast enough to fill a 70B model's codes.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u | 1u) {}
+  std::uint64_t next() {
+    state_ ^= state_ >> 12;
+    state_ ^= state_ << 25;
+    state_ ^= state_ >> 27;
+    return state_ * 0x2545f4914f6cdd1du;
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+void fill_bytes(MutableTensorView tensor, Random& random) {
+  auto* bytes = static_cast<std::byte*>(tensor.data());
+  const std::size_t size = tensor.size_bytes();
+  for (std::size_t i = 0; i < size; i += sizeof(std::uint64_t)) {
+    const std::uint64_t word = random.next();
+    std::memcpy(bytes + i, &word, std::min(sizeof(word), size - i));
+  }
+}
+
+/// Random sign and mantissa, exponent fixed: magnitudes uniform in [2^-6, 2^-5), about what trained layers have.
+Tensor random_half(Shape shape, Random& random) {
+  Tensor tensor = Tensor::empty(DType::F16, shape);
+  fill_bytes(tensor.mutable_view(), random);
+  for (Half& half : tensor.span<Half>()) half.bits = static_cast<std::uint16_t>((half.bits & 0x83ffu) | (9u << 10));
+  return tensor;
+}
+
+Tensor constant_half(Shape shape, float value) {
+  Tensor tensor = Tensor::empty(DType::F16, shape);
+  for (Half& half : tensor.span<Half>()) half = to_half(value);
+  return tensor;
+}
+
+/// Byte-level tokenizer without merges: id = byte, so that any text encodes.
+std::string byte_level_tokenizer_json() {
+  Json vocabulary = Json::object();
+  int next_unprintable = 256;
+  for (int byte = 0; byte < 256; ++byte) {
+    // GPT-2's printable stand-ins for bytes.
+    const bool is_printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+    const int code_point = is_printable ? byte : next_unprintable++;
+    std::string token;
+    if (code_point < 0x80) {
+      token += static_cast<char>(code_point);
+    } else {
+      token += static_cast<char>(0xc0 | (code_point >> 6));
+      token += static_cast<char>(0x80 | (code_point & 0x3f));
+    }
+    vocabulary[token] = byte;
+  }
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  return Json{{"version", "1.0"},
+              {"truncation", nullptr},
+              {"padding", nullptr},
+              {"added_tokens", Json::array()},
+              {"normalizer", nullptr},
+              {"pre_tokenizer", byte_level},
+              {"post_processor", nullptr},
+              {"decoder", byte_level},
+              {"model",
+               {{"type", "BPE"},
+                {"dropout", nullptr},
+                {"unk_token", nullptr},
+                {"continuing_subword_prefix", nullptr},
+                {"end_of_word_suffix", nullptr},
+                {"fuse_unk", false},
+                {"byte_fallback", false},
+                {"vocab", vocabulary},
+                {"merges", Json::array()}}}}
+      .dump();
+}
+
+class DummyCheckpoint final : public formats::Checkpoint {
+ public:
+  DummyCheckpoint(std::filesystem::path folder, std::uint64_t seed)
+      : folder_(std::move(folder)), seed_(seed), config_(read_json_file(folder_ / "config.json")) {
+    model_ = parse_model_config(config_);
+    if (const auto found = config_.find("quantization_config"); found != config_.end() && found->is_object()) {
+      quantization_ = parse_quantization(*found);
+    }
+  }
+
+  const std::filesystem::path& path() const override { return folder_; }
+  const Json& config() const override { return config_; }
+  const std::optional<formats::QuantizationConfig>& quantization() const override { return quantization_; }
+
+  std::optional<std::string> side_file(std::string_view name) const override {
+    if (std::filesystem::exists(folder_ / name)) return read_text_file(folder_ / name);
+    if (name == "tokenizer.json") return byte_level_tokenizer_json();
+    return std::nullopt;
+  }
+
+  std::vector<std::string> tensor_names() const override { return {}; }
+  bool contains(std::string_view tensor) const override {
+    return !(model_.tie_word_embeddings && tensor.starts_with("lm_head"));
+  }
+
+  TensorView tensor(std::string_view name) const override {
+    const std::scoped_lock lock(mutex_);
+    const auto found = tensors_.find(name);
+    if (found != tensors_.end()) return found->second.view();
+    Random random(seed_ ^ std::hash<std::string_view>{}(name));
+    const bool is_table = name == "model.embed_tokens.weight" || name == "lm_head.weight";
+    return tensors_
+        .emplace(name, is_table ? random_half({model_.vocab_size, model_.hidden_size}, random)
+                                : constant_half({model_.hidden_size}, 1.0f))
+        .first->second.view();
+  }
+
+  weights::LinearWeights linear(std::string_view module, const Shape& shape) const override {
+    Random random(seed_ ^ std::hash<std::string_view>{}(module));
+    if (!quantization_ || module == "lm_head") return weights::DenseWeights{random_half(shape, random)};
+    weights::GroupedIntWeights w;
+    w.out_features = shape[0];
+    w.in_features = shape[1];
+    w.bits = quantization_->bits;
+    w.group_size = quantization_->group_size > 0 ? quantization_->group_size : shape[1];
+    if (shape[1] % w.group_size != 0) {
+      throw Error(ErrorCode::InvalidArgument, std::string(module) + ": group_size " + std::to_string(w.group_size) +
+                                                  " does not divide " + std::to_string(shape[1]) + " inputs");
+    }
+    w.codes = Tensor::empty(DType::U8, {shape[0], weights::packed_row_bytes(shape[1], w.bits)});
+    fill_bytes(w.codes.mutable_view(), random);
+    // Uniform codes of range 2^bits around the middle: the scale gives weights the spread of random_half's.
+    w.scales = constant_half({shape[0], shape[1] / w.group_size}, 0.0625f / static_cast<float>(1 << w.bits));
+    w.zeros = Tensor::empty(DType::I16, {shape[0], shape[1] / w.group_size});
+    for (std::int16_t& zero : w.zeros.span<std::int16_t>()) zero = static_cast<std::int16_t>(1 << (w.bits - 1));
+    return w;
+  }
+
+  Tensor bias(std::string_view, std::int64_t) const override { return {}; }
+  void release(std::string_view) const override {}
+  std::int64_t size_bytes() const override { return 0; }
+
+ private:
+  static formats::QuantizationConfig parse_quantization(const Json& json) {
+    formats::QuantizationConfig quantization;
+    quantization.method = get<std::string>(json, "quant_method");
+    if (quantization.method != "gptq" && quantization.method != "awq") {
+      throw Error(ErrorCode::Unsupported, "quantization_config: quant_method \"" + quantization.method +
+                                              "\"; --load-format dummy makes gptq and awq weights");
+    }
+    quantization.bits = static_cast<std::int32_t>(get_or<std::int64_t>(json, "bits", 4));
+    quantization.group_size = get_or<std::int64_t>(json, "group_size", 128);
+    quantization.raw = json;
+    return quantization;
+  }
+
+  std::filesystem::path folder_;
+  std::uint64_t seed_;
+  Json config_;
+  ModelConfig model_;
+  std::optional<formats::QuantizationConfig> quantization_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::string, Tensor, std::less<>> tensors_;  // made on first use, kept: views borrow them
+};
+
+}  // namespace
+
+std::unique_ptr<formats::Checkpoint> make_dummy_checkpoint(const std::filesystem::path& folder, std::uint64_t seed) {
+  return std::make_unique<DummyCheckpoint>(folder, seed);
+}
+
+}  // namespace nibble::models

@@ -1,0 +1,97 @@
+#include "models/loader.h"
+
+#include <string>
+#include <utility>
+
+namespace nibble::models {
+namespace {
+
+using weights::LinearPart;
+
+Tensor load_norm(const formats::Checkpoint& checkpoint, const std::string& name, std::int64_t width,
+                 backend::Backend& backend) {
+  const TensorView weight = checkpoint.tensor(name);
+  if (weight.shape() != Shape{width} || !is_float(weight.dtype())) {
+    throw Error(ErrorCode::Corrupt, name + ": expected a float vector of " + std::to_string(width) + ", found " +
+                                        std::string(nibble::name(weight.dtype())) + " " + weight.shape().to_string());
+  }
+  return backend.make_vector(weight);
+}
+
+weights::DenseWeights load_table(const formats::Checkpoint& checkpoint, const std::string& name, const Shape& shape) {
+  const TensorView table = checkpoint.tensor(name);
+  if (table.shape() != shape || !is_float(table.dtype())) {
+    throw Error(ErrorCode::Corrupt, name + ": expected " + shape.to_string() + " as config.json says, found " +
+                                        std::string(nibble::name(table.dtype())) + " " + table.shape().to_string());
+  }
+  return {Tensor::borrow(table)};
+}
+
+std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoint, const BlockSpec& spec,
+                                            const Stage& stage, backend::Backend& backend) {
+  std::vector<LinearPart> parts;
+  for (const std::string& relative : stage.linears) {
+    const std::string module = spec.module_name(relative);
+    const Shape shape = linear_shape(spec, relative);
+    LinearPart part;
+    part.weights = checkpoint.linear(module, shape);
+    part.bias = checkpoint.bias(module, shape[0]);
+    parts.push_back(std::move(part));
+  }
+  auto linear = backend.make_linear(std::move(parts), {.name = spec.module_name(stage.linears.front())});
+  for (const std::string& relative : stage.linears) checkpoint.release(spec.module_name(relative));
+  return linear;
+}
+
+DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, backend::Backend& backend) {
+  const std::int64_t width = spec.hidden_size;
+  Tensor input_norm = load_norm(checkpoint, spec.module_name(spec.input_norm) + ".weight", width, backend);
+  Tensor post_norm = load_norm(checkpoint, spec.module_name(spec.post_attention_norm) + ".weight", width, backend);
+  DecoderBlock block(std::move(spec), std::move(input_norm), std::move(post_norm));
+  for (std::size_t s = 0; s < block.spec().stages.size(); ++s) {
+    block.set_linear(s, load_stage(checkpoint, block.spec(), block.spec().stages[s], backend));
+  }
+  return block;
+}
+
+std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpoint, const Architecture& architecture,
+                                              const ModelConfig& config, backend::Backend& backend) {
+  const std::string embedding = std::string(architecture.embedding) + ".weight";
+  const std::string head(architecture.lm_head);
+  const Shape shape{config.vocab_size, config.hidden_size};
+  const bool has_own =
+      !config.tie_word_embeddings && (checkpoint.contains(head + ".weight") || checkpoint.contains(head + ".qweight"));
+  if (!has_own && !config.tie_word_embeddings) {
+    throw Error(ErrorCode::NotFound, head +
+                                         ".weight: not in the checkpoint, and config.json does not tie it to the "
+                                         "embedding (tie_word_embeddings)");
+  }
+  std::vector<LinearPart> parts(1);
+  parts[0].weights = has_own ? checkpoint.linear(head, shape) : load_table(checkpoint, embedding, shape);
+  auto linear = backend.make_linear(std::move(parts), {.name = head, .is_lm_head = true});
+  checkpoint.release(has_own ? head : architecture.embedding);
+  return linear;
+}
+
+}  // namespace
+
+std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend) {
+  Decoder::Parts parts;
+  parts.config = parse_model_config(checkpoint.config());
+  const ModelConfig& config = parts.config;
+  const Architecture& architecture = find_architecture(config.architecture);
+  parts.embedding = backend.make_embedding(
+      load_table(checkpoint, std::string(architecture.embedding) + ".weight", {config.vocab_size, config.hidden_size}));
+  parts.rope = backend.make_rope({.inv_freq = rope_inverse_frequencies(config),
+                                  .attention_factor = 1,
+                                  .max_positions = config.max_position_embeddings});
+  for (std::int64_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
+    parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend));
+  }
+  parts.final_norm =
+      load_norm(checkpoint, std::string(architecture.final_norm) + ".weight", config.hidden_size, backend);
+  parts.lm_head = load_lm_head(checkpoint, architecture, config, backend);
+  return std::make_unique<Decoder>(backend, std::move(parts));
+}
+
+}  // namespace nibble::models
