@@ -75,7 +75,8 @@ std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpo
 
 }  // namespace
 
-std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend) {
+std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend,
+                                      std::int64_t max_positions) {
   Decoder::Parts parts;
   parts.config = parse_model_config(checkpoint.config());
   const ModelConfig& config = parts.config;
@@ -84,7 +85,7 @@ std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, bac
       load_table(checkpoint, std::string(architecture.embedding) + ".weight", {config.vocab_size, config.hidden_size}));
   parts.rope = backend.make_rope({.inv_freq = rope_inverse_frequencies(config),
                                   .attention_factor = 1,
-                                  .max_positions = config.max_position_embeddings});
+                                  .max_positions = max_positions > 0 ? max_positions : config.max_position_embeddings});
   for (std::int64_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend));
   }

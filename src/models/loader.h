@@ -12,8 +12,10 @@ namespace nibble::models {
 
 /// names → mapped views → canonical structs → packed linears, a stage at a time; the source pages of what was packed
 /// are released as it goes. The embedding may borrow `checkpoint`, which must outlive the decoder.
+/// `max_positions` sizes the rotary tables; 0 takes config.json's max_position_embeddings.
 /// Errors: NotFound / Corrupt / Unsupported with tensor and shapes.
-std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend);
+std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend,
+                                      std::int64_t max_positions = 0);
 
 /// `--load-format dummy`: a folder with only config.json as a checkpoint whose weights are made from `seed` (AWQ or
 /// GPTQ where config.json has a quantization_config), so that large shapes need no large files. Tokenizer files are

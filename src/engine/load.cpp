@@ -1,0 +1,184 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "core/log.h"
+#include "core/progress.h"
+#include "engine/loaded_model.h"
+#include "models/loader.h"
+
+namespace nibble::engine {
+namespace {
+
+std::unique_ptr<formats::Checkpoint> open_checkpoint(const std::filesystem::path& model, const EngineOptions& options) {
+  constexpr std::array<std::string_view, 4> kFormats{"auto", "safetensors", "gguf", "dummy"};
+  if (std::ranges::find(kFormats, options.load_format) == kFormats.end()) {
+    throw Error(ErrorCode::InvalidArgument,
+                "--load-format " + options.load_format + ": choose auto, safetensors, gguf or dummy");
+  }
+  if (options.load_format == "dummy") return models::make_dummy_checkpoint(model, options.seed);
+  return formats::Checkpoint::open(model);
+}
+
+/// Spellings that vLLM accepts for one family.
+std::string quantization_family(const std::string& method) {
+  if (method == "awq_marlin") return "awq";
+  if (method == "gptq_marlin" || method == "auto_gptq") return "gptq";
+  return method;
+}
+
+void check_quantization(const formats::Checkpoint& checkpoint, const EngineOptions& options) {
+  const std::string wanted = quantization_family(options.quantization);
+  const auto& found = checkpoint.quantization();
+  if (options.gptq_act_order && !(found && found->method == "gptq" && found->desc_act)) {
+    log::warning("--gptq-act-order: {} has no act-order (desc_act); the flag has no effect",
+                 checkpoint.path().string());
+  }
+  if (wanted.empty()) return;
+  if (!found) {
+    constexpr std::array<std::string_view, 2> kPrepared{"awq", "gptq"};
+    if (std::ranges::find(kPrepared, wanted) == kPrepared.end()) {
+      throw Error(ErrorCode::Unsupported, fmt::format("--quantization {}: not supported; awq and gptq are", wanted));
+    }
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--quantization {0}: {1} is not quantized; run nibble quantize --method {0} first", wanted,
+                            checkpoint.path().string()));
+  }
+  if (found->method != wanted) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--quantization {}: {} is quantized with {}; leave the flag out or give {}",
+                            options.quantization, checkpoint.path().string(), found->method, found->method));
+  }
+}
+
+DType kv_dtype(const EngineOptions& options) {
+  const std::string& dtype = options.dtype;
+  if (dtype == "float32" || dtype == "float" || options.exact) return DType::F32;
+  if (dtype == "bfloat16") return DType::BF16;
+  if (dtype == "auto" || dtype == "float16" || dtype == "half") return DType::F16;
+  throw Error(ErrorCode::InvalidArgument,
+              "--dtype " + dtype + ": choose auto, half, float16, bfloat16, float or float32");
+}
+
+std::string read_tokenizer_json(const formats::Checkpoint& checkpoint) {
+  if (auto text = checkpoint.side_file("tokenizer.json")) return std::move(*text);
+  throw Error(ErrorCode::NotFound,
+              checkpoint.path().string() +
+                  ": no tokenizer.json; convert tokenizer.model with transformers "
+                  "(AutoTokenizer.from_pretrained(…).save_pretrained(…)) and put the file beside the model");
+}
+
+Json read_side_json(const formats::Checkpoint& checkpoint, std::string_view name) {
+  const auto text = checkpoint.side_file(name);
+  return text ? parse_json(*text, (checkpoint.path() / name).string()) : Json();
+}
+
+/// Every id that ends a sequence: config.json's, generation_config.json's and the tokenizer's.
+std::vector<std::int32_t> collect_eos_ids(const LoadedModel& model, const models::ModelConfig& config) {
+  std::vector<std::int32_t> ids;
+  const auto add = [&](std::int64_t id) {
+    const auto token = static_cast<std::int32_t>(id);
+    if (id >= 0 && id < config.vocab_size && std::ranges::find(ids, token) == ids.end()) ids.push_back(token);
+  };
+  for (const std::int64_t id : config.eos_token_ids) add(id);
+  if (model.generation_config.is_object() && model.generation_config.contains("eos_token_id")) {
+    const Json& eos = model.generation_config["eos_token_id"];
+    for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
+      if (id.is_number_integer()) add(id.get<std::int64_t>());
+    }
+  }
+  if (const auto id = model.tokenizer->eos_token_id()) add(*id);
+  return ids;
+}
+
+std::int64_t choose_max_model_len(const models::ModelConfig& config, const EngineOptions& options) {
+  if (options.max_model_len <= 0) return config.max_position_embeddings;
+  if (options.max_model_len > config.max_position_embeddings) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--max-model-len {}: the model was made for {} positions (max_position_embeddings)",
+                            options.max_model_len, config.max_position_embeddings));
+  }
+  return options.max_model_len;
+}
+
+std::int64_t choose_num_blocks(std::int64_t block_bytes, const EngineOptions& options, const backend::Backend& backend,
+                               std::int64_t max_model_len) {
+  if (options.num_gpu_blocks_override > 0) return options.num_gpu_blocks_override;
+  // On the CPU a quarter of what is free: the rest of the machine keeps working (design.md §9).
+  const std::int64_t bytes =
+      options.kv_cache_memory_bytes > 0 ? options.kv_cache_memory_bytes : backend.memory().free_bytes / 4;
+  const std::int64_t blocks_per_sequence = (max_model_len + options.block_size - 1) / options.block_size;
+  const std::int64_t num_blocks = std::min(bytes / block_bytes, blocks_per_sequence * options.max_num_seqs);
+  if (num_blocks < 1) {
+    throw Error(ErrorCode::OutOfMemory,
+                fmt::format("KV cache: {} hold no block of {}; give a larger --kv-cache-memory-bytes",
+                            format_bytes(static_cast<double>(bytes)), format_bytes(static_cast<double>(block_bytes))));
+  }
+  return num_blocks;
+}
+
+/// One sequence of max_model_len must fit the pool: else the length the user gave is an error, the config's is lowered.
+std::int64_t fit_max_model_len(std::int64_t max_model_len, std::int64_t num_blocks, const EngineOptions& options) {
+  const std::int64_t capacity = num_blocks * options.block_size;
+  if (max_model_len <= capacity) return max_model_len;
+  if (options.max_model_len > 0) {
+    throw Error(ErrorCode::OutOfMemory,
+                fmt::format("--max-model-len {}: the KV cache holds {} tokens; lower it or raise "
+                            "--kv-cache-memory-bytes",
+                            max_model_len, capacity));
+  }
+  log::warning("context limited to {} tokens of {}: that is what the KV cache holds; see --kv-cache-memory-bytes",
+               capacity, max_model_len);
+  return capacity;
+}
+
+std::string describe(const LoadedModel& model, const models::ModelConfig& config) {
+  std::string method = "not quantized";
+  if (const auto& quantization = model.checkpoint->quantization()) {
+    method = fmt::format("{} {} bit group {}", quantization->method, quantization->bits, quantization->group_size);
+  }
+  return fmt::format("{}, {} layers, {}, {}", config.architecture, config.num_hidden_layers, method,
+                     model.backend->name());
+}
+
+}  // namespace
+
+LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& options) {
+  const DType cache_dtype = kv_dtype(options);
+  LoadedModel model;
+  model.checkpoint = open_checkpoint(path, options);
+  check_quantization(*model.checkpoint, options);
+  models::ModelConfig config;
+  try {
+    config = models::parse_model_config(model.checkpoint->config());
+  } catch (const Error& error) {
+    throw error.in((path / "config.json").string());
+  }
+  model.tokenizer_config = read_side_json(*model.checkpoint, "tokenizer_config.json");
+  model.generation_config = read_side_json(*model.checkpoint, "generation_config.json");
+  model.chat_template_jinja = model.checkpoint->side_file("chat_template.jinja").value_or("");
+  try {
+    model.tokenizer = tokenizer::Tokenizer::from_json(read_tokenizer_json(*model.checkpoint), model.tokenizer_config);
+  } catch (const Error& error) {
+    throw error.in((path / "tokenizer.json").string());
+  }
+  model.eos_token_ids = collect_eos_ids(model, config);
+  model.max_model_len = choose_max_model_len(config, options);
+
+  model.backend = backend::make_backend(
+      options.device, {.precision = options.exact ? backend::Precision::Exact : backend::Precision::Fast,
+                       .num_threads = options.num_threads});
+  model.decoder = models::load_decoder(*model.checkpoint, *model.backend, model.max_model_len);
+  auto specs = model.decoder->kv_specs(cache_dtype);
+  const std::int64_t block_bytes = backend::kv_block_bytes(specs, options.block_size);
+  const std::int64_t num_blocks = choose_num_blocks(block_bytes, options, *model.backend, model.max_model_len);
+  model.max_model_len = fit_max_model_len(model.max_model_len, num_blocks, options);
+  model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
+  model.decoder->reserve(options.max_num_batched_tokens, std::max<std::int64_t>(options.max_num_seqs, 64));
+  model.description = describe(model, config);
+  return model;
+}
+
+}  // namespace nibble::engine
