@@ -120,9 +120,33 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-void AtomicFile::commit() {
+void AtomicFile::write_at(std::int64_t offset, std::span<const std::byte> bytes) {
+  check(offset >= 0 && offset + static_cast<std::int64_t>(bytes.size()) <= position_,
+        "AtomicFile::write_at beyond what was written");
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      throw_file_error("write", path_);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    offset += written;
+  }
+}
+
+void AtomicFile::seal() {
+  if (descriptor_ < 0) return;
   if (::fsync(descriptor_) != 0) throw_file_error("sync", path_);
   if (::close(std::exchange(descriptor_, -1)) != 0) throw_file_error("close", path_);
+}
+
+void AtomicFile::commit_as(const std::filesystem::path& path) {
+  path_ = path;
+  commit();
+}
+
+void AtomicFile::commit() {
+  seal();
   if (::rename(temporary_path_.c_str(), path_.c_str()) != 0) throw_file_error("rename the temporary file to", path_);
   temporary_path_.clear();
   sync_folder(path_.parent_path());

@@ -36,7 +36,7 @@ class MappedFile {
 };
 
 /// A file that appears under its name only when complete: written to a temporary name beside it, synced,
-/// renamed by `commit`. Destroyed without `commit`, it leaves nothing behind. Errors name the path.
+/// renamed by `commit`. Destroyed without `commit`, it leaves nothing behind. Errors name the path. Move only.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -48,8 +48,17 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+  /// Overwrites bytes written before, such as a header whose content is known last.
+  void write_at(std::int64_t offset, std::span<const std::byte> bytes);
+  /// Bytes appended so far.
   std::int64_t position() const { return position_; }
+
+  /// Syncs and closes; the file keeps its temporary name and takes no more bytes.
+  void seal();
+  /// Seals where that has not happened, then gives the file its name.
   void commit();
+  /// `commit` under another name in the same folder.
+  void commit_as(const std::filesystem::path& path);
 
  private:
   std::filesystem::path path_;
