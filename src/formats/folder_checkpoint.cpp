@@ -1,0 +1,308 @@
+#include "formats/folder_checkpoint.h"
+
+#include <fmt/format.h>
+#include <simdjson.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "core/file.h"
+#include "formats/linear_format.h"
+#include "formats/quantization_config.h"
+#include "formats/safetensors.h"
+
+namespace nibble::formats {
+namespace {
+
+constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
+
+/// Which tensor stands in which shard, as an index says.
+struct ShardIndex {
+  std::filesystem::path path;
+  std::map<std::string, std::string, std::less<>> file_of_tensor;
+};
+
+ShardIndex read_index(const std::filesystem::path& path) {
+  const MappedFile file = MappedFile::open(path);
+  refuse_lfs_pointer(file.bytes());
+  const simdjson::padded_string text(reinterpret_cast<const char*>(file.bytes().data()), file.size_bytes());
+  simdjson::dom::parser parser;
+  simdjson::dom::object weight_map;
+  if (const auto error = parser.parse(text)["weight_map"].get(weight_map); error != simdjson::SUCCESS) {
+    throw Error(ErrorCode::Corrupt, fmt::format("weight_map: {}", simdjson::error_message(error)));
+  }
+  ShardIndex index{path, {}};
+  for (const auto& [tensor, value] : weight_map) {
+    std::string_view shard;
+    if (value.get(shard) != simdjson::SUCCESS || !is_plain_file_name(shard)) {
+      throw Error(ErrorCode::Corrupt, fmt::format("weight_map: {}: expected a file name in this folder", tensor));
+    }
+    if (!index.file_of_tensor.emplace(tensor, shard).second) {
+      throw Error(ErrorCode::Corrupt, fmt::format("weight_map: {} stands there twice", tensor));
+    }
+  }
+  if (index.file_of_tensor.empty()) throw Error(ErrorCode::Corrupt, "weight_map is empty");
+  return index;
+}
+
+/// Names in `folder`, sorted, that end with `suffix`.
+std::vector<std::string> names_ending_with(const std::filesystem::path& folder, std::string_view suffix) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    std::string name = entry.path().filename().string();
+    if (name.ends_with(suffix)) names.push_back(std::move(name));
+  }
+  if (error) {
+    throw Error(ErrorCode::Unavailable, fmt::format("{}: cannot list: {}", folder.string(), error.message()));
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// Where nothing says which file counts, the base name of the quantization config, then the usual names.
+std::string choose_single_file(const std::filesystem::path& folder, const std::vector<std::string>& names,
+                               const std::optional<QuantizationConfig>& quantization) {
+  const auto has = [&](const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  if (quantization && quantization->raw.is_object()) {
+    const auto base = get_optional<std::string>(quantization->raw, "model_file_base_name");
+    if (base && has(*base + ".safetensors")) return *base + ".safetensors";
+  }
+  if (has("model.safetensors")) return "model.safetensors";
+  std::vector<std::string> gptq;
+  std::copy_if(names.begin(), names.end(), std::back_inserter(gptq),
+               [](const std::string& name) { return name.starts_with("gptq_model-"); });
+  if (gptq.size() == 1) return gptq.front();
+  if (names.size() == 1) return names.front();
+  throw Error(ErrorCode::NotFound,
+              fmt::format("{}: {} safetensors files and no model.safetensors.index.json to say which tensor is where",
+                          folder.string(), names.size()));
+}
+
+[[noreturn]] void refuse_folder_without_safetensors(const std::filesystem::path& folder) {
+  std::vector<std::string> pickles = names_ending_with(folder, ".bin");
+  for (std::string& name : names_ending_with(folder, ".pt")) pickles.push_back(std::move(name));
+  for (std::string& name : names_ending_with(folder, ".pth")) pickles.push_back(std::move(name));
+  if (!pickles.empty()) {
+    throw Error(ErrorCode::Unsupported,
+                fmt::format("{0}: holds PyTorch pickles only ({1}), which can run code when read; convert once with "
+                            "python: from transformers import AutoModelForCausalLM as M; "
+                            "M.from_pretrained('{0}').save_pretrained('{0}-safetensors')",
+                            folder.string(), pickles.front()));
+  }
+  const std::vector<std::string> gguf = names_ending_with(folder, ".gguf");
+  if (!gguf.empty()) {
+    throw Error(ErrorCode::NotFound, fmt::format("{}: holds no safetensors; pass the GGUF file itself: {}",
+                                                 folder.string(), (folder / gguf.front()).string()));
+  }
+  throw Error(ErrorCode::NotFound, fmt::format("{}: no safetensors file", folder.string()));
+}
+
+Json read_config(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "config.json";
+  if (std::filesystem::symlink_status(path).type() == std::filesystem::file_type::not_found) {
+    throw Error(ErrorCode::NotFound, fmt::format("{}: no config.json; a model folder needs one", folder.string()));
+  }
+  Json config = read_json_file(path);
+  if (!config.is_object()) throw Error(ErrorCode::InvalidArgument, path.string() + ": expected an object");
+  return config;
+}
+
+class FolderCheckpoint final : public Checkpoint {
+ public:
+  explicit FolderCheckpoint(std::filesystem::path folder)
+      : folder_(std::move(folder)),
+        config_(read_config(folder_)),
+        quantization_(find_quantization_config(config_, folder_)) {
+    open_shards();
+  }
+
+  const std::filesystem::path& path() const override { return folder_; }
+  const Json& config() const override { return config_; }
+  const std::optional<QuantizationConfig>& quantization() const override { return quantization_; }
+
+  std::optional<std::string> side_file(std::string_view name) const override {
+    check(is_plain_file_name(name), "side_file of a name with a path");
+    const std::filesystem::path path = folder_ / name;
+    if (std::filesystem::symlink_status(path).type() == std::filesystem::file_type::not_found) return std::nullopt;
+    std::string text = read_text_file(path);
+    try {
+      refuse_lfs_pointer(std::as_bytes(std::span(text)));
+    } catch (const Error& error) {
+      throw error.in(path.string());
+    }
+    return text;
+  }
+
+  std::vector<std::string> tensor_names() const override {
+    std::vector<std::string> names;
+    names.reserve(tensors_.size());
+    for (const auto& [name, place] : tensors_) names.push_back(name);
+    return names;
+  }
+
+  bool contains(std::string_view tensor) const override { return tensors_.find(tensor) != tensors_.end(); }
+
+  TensorView tensor(std::string_view name) const override {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) {
+      throw Error(ErrorCode::NotFound, fmt::format("{}: no tensor {}", folder_.string(), name));
+    }
+    try {
+      return view(found->first, found->second);
+    } catch (const Error& error) {
+      throw error.in(name).in(found->second.file->path().string());
+    }
+  }
+
+  weights::LinearWeights linear(std::string_view module, const Shape& shape) const override {
+    try {
+      return read_linear({*this, module}, shape);
+    } catch (const Error& error) {
+      throw error.in(folder_.string());
+    }
+  }
+
+  Tensor bias(std::string_view module, std::int64_t out_features) const override {
+    try {
+      return read_bias({*this, module}, out_features);
+    } catch (const Error& error) {
+      throw error.in(folder_.string());
+    }
+  }
+
+  void release(std::string_view module) const override {
+    const std::string prefix = std::string(module) + ".";
+    for (auto it = tensors_.lower_bound(prefix); it != tensors_.end() && it->first.starts_with(prefix); ++it) {
+      it->second.file->release(*it->second.entry);
+      const std::lock_guard lock(realigned_mutex_);
+      realigned_.erase(it->first);
+    }
+  }
+
+  std::int64_t size_bytes() const override {
+    std::int64_t total = 0;
+    for (const auto& [name, place] : tensors_)
+      total += static_cast<std::int64_t>(place.entry->end - place.entry->begin);
+    return total;
+  }
+
+ private:
+  struct Place {
+    const SafetensorsFile* file;
+    const SafetensorsEntry* entry;
+  };
+
+  void open_shards() {
+    if (const auto index_path = find_index()) {
+      try {
+        open_indexed(read_index(*index_path));
+      } catch (const Error& error) {
+        throw error.in(index_path->string());
+      }
+      return;
+    }
+    const std::vector<std::string> names = names_ending_with(folder_, ".safetensors");
+    if (names.empty()) refuse_folder_without_safetensors(folder_);
+    const SafetensorsFile& file = open_file(choose_single_file(folder_, names, quantization_));
+    for (const auto& [name, entry] : file.header()) tensors_.emplace(name, Place{&file, &entry});
+  }
+
+  std::optional<std::filesystem::path> find_index() const {
+    const std::vector<std::string> names = names_ending_with(folder_, kIndexSuffix);
+    if (names.empty()) return std::nullopt;
+    const auto usual = std::find(names.begin(), names.end(), "model" + std::string(kIndexSuffix));
+    if (usual == names.end() && names.size() > 1) {
+      throw Error(ErrorCode::Corrupt, fmt::format("{}: several indexes ({}, {}), none of them model{}",
+                                                  folder_.string(), names[0], names[1], kIndexSuffix));
+    }
+    return folder_ / (usual != names.end() ? *usual : names.front());
+  }
+
+  const SafetensorsFile& open_file(const std::string& name) {
+    const auto found = files_.find(name);
+    if (found != files_.end()) return found->second;
+    return files_.emplace(name, SafetensorsFile::open(folder_ / name)).first->second;
+  }
+
+  void open_indexed(const ShardIndex& index) {
+    for (const auto& [name, file_name] : index.file_of_tensor) {
+      const SafetensorsFile& file = open_file(file_name);
+      const auto entry = file.header().find(name);
+      if (entry == file.header().end()) {
+        throw Error(ErrorCode::Corrupt, fmt::format("{} should hold {}, but does not", file_name, name));
+      }
+      tensors_.emplace(name, Place{&file, &entry->second});
+    }
+    for (const auto& [file_name, file] : files_) {
+      for (const auto& [name, entry] : file.header()) {
+        const auto listed = index.file_of_tensor.find(name);
+        if (listed == index.file_of_tensor.end() || listed->second == file_name) continue;
+        throw Error(ErrorCode::Corrupt,
+                    fmt::format("{} stands in two shards, {} and {}", name, listed->second, file_name));
+      }
+    }
+  }
+
+  TensorView view(const std::string& name, const Place& place) const {
+    const SafetensorsEntry& entry = *place.entry;
+    if (!entry.dtype) {
+      throw Error(ErrorCode::Unsupported, fmt::format("dtype {} is not supported", entry.dtype_name));
+    }
+    const Shape shape(entry.sizes);
+    const std::span<const std::byte> bytes = place.file->bytes(entry);
+    if (reinterpret_cast<std::uintptr_t>(bytes.data()) % nibble::size_bytes(*entry.dtype) == 0) {
+      return {bytes.data(), *entry.dtype, shape};
+    }
+    // Writers of 2022 did not align; a copy stands in, until it is released.
+    const std::lock_guard lock(realigned_mutex_);
+    const auto [copy, is_new] = realigned_.try_emplace(name);
+    if (is_new) {
+      copy->second = Tensor::empty(*entry.dtype, shape);
+      std::copy(bytes.begin(), bytes.end(), static_cast<std::byte*>(copy->second.mutable_view().data()));
+    }
+    return copy->second.view();
+  }
+
+  weights::LinearWeights read_linear(const ModuleTensors& tensors, const Shape& shape) const {
+    if (tensors.contains("qweight")) {
+      if (!quantization_) {
+        throw Error(ErrorCode::Corrupt,
+                    fmt::format("{} is quantized, but neither config.json nor quantize_config.json says how",
+                                tensors.name("qweight")));
+      }
+      const LinearFormat* format = find_linear_format_of_method(quantization_->method);
+      check(format != nullptr, "a quantization config of a method without a reader");
+      weights::LinearWeights weights = format->read(tensors, *quantization_, shape);
+      try {
+        weights::validate(weights);
+      } catch (const Error& error) {
+        throw error.in(tensors.module());
+      }
+      return weights;
+    }
+    if (!tensors.contains("weight")) {
+      throw Error(ErrorCode::NotFound,
+                  fmt::format("neither {} nor {} exists", tensors.name("weight"), tensors.name("qweight")));
+    }
+    return weights::DenseWeights{Tensor::borrow(tensors.get_float("weight", shape))};
+  }
+
+  std::filesystem::path folder_;
+  Json config_;
+  std::optional<QuantizationConfig> quantization_;
+  std::map<std::string, SafetensorsFile> files_;
+  std::map<std::string, Place, std::less<>> tensors_;
+  mutable std::mutex realigned_mutex_;
+  mutable std::map<std::string, Tensor> realigned_;
+};
+
+}  // namespace
+
+std::unique_ptr<Checkpoint> open_folder(const std::filesystem::path& folder) {
+  return std::make_unique<FolderCheckpoint>(folder);
+}
+
+}  // namespace nibble::formats

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "core/json.h"
+#include "formats/checkpoint.h"
+
+namespace nibble::formats {
+
+/// How the checkpoint in `folder` is quantized: config.json's `quantization_config`, else quantize_config.json
+/// (AutoGPTQ) or quant_config.json (AutoAWQ, llm-awq); config.json wins over a side file that says otherwise, with a
+/// warning (formats.md §0.2). Nothing where there is no evidence.
+/// Errors: Unsupported for a method or variant that nibble does not read; InvalidArgument for wrong types.
+std::optional<QuantizationConfig> find_quantization_config(const Json& config, const std::filesystem::path& folder);
+
+/// The `quantization_config` object to write into config.json for linears written as `format` ("gptq", "gptq_v2",
+/// "awq"): the keys that AutoGPTQ, GPTQModel, AutoAWQ, transformers and vLLM read. bits, group_size, sym, desc_act and
+/// modules_to_not_convert come from `config`; keys of `config.raw` override defaults that are provenance only, such as
+/// damp_percent or static_groups.
+Json make_quantization_config(std::string_view format, const QuantizationConfig& config);
+
+}  // namespace nibble::formats

@@ -1,0 +1,40 @@
+#include <fmt/format.h>
+
+#include <array>
+
+#include "formats/awq.h"
+#include "formats/gptq.h"
+#include "formats/linear_format.h"
+
+namespace nibble::formats {
+namespace {
+
+constexpr std::array kFormats{
+    LinearFormat{"gptq", "gptq", parse_gptq_config, make_gptq_config, read_gptq, write_gptq_v1},
+    LinearFormat{"gptq_v2", "gptq", parse_gptq_config, make_gptq_config, read_gptq, write_gptq_v2},
+    LinearFormat{"awq", "awq", parse_awq_config, make_awq_config, read_awq, write_awq},
+};
+
+}  // namespace
+
+std::span<const LinearFormat> linear_formats() {
+  return kFormats;
+}
+
+const LinearFormat& find_linear_format(std::string_view name) {
+  std::string known;
+  for (const LinearFormat& format : kFormats) {
+    if (format.name == name) return format;
+    known += fmt::format("{}, ", format.name);
+  }
+  throw Error(ErrorCode::InvalidArgument, fmt::format("unknown format '{}'; known: {}dense", name, known));
+}
+
+const LinearFormat* find_linear_format_of_method(std::string_view method) {
+  for (const LinearFormat& format : kFormats) {
+    if (format.method == method) return &format;
+  }
+  return nullptr;
+}
+
+}  // namespace nibble::formats

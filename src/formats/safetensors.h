@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/file.h"
+#include "core/tensor.h"
+
+/// safetensors: u64 little-endian header length, JSON header, raw row-major data (formats.md §0.1). The reader holds
+/// a file to the same promises as the reference implementation (safetensors 0.8.0): header of at most 100 MB that
+/// begins with '{', valid UTF-8, no duplicate names, no overlap, no hole, data that ends with the file.
+namespace nibble::formats {
+
+/// Where one tensor stands in a file. `dtype` is empty for a type that the format has and nibble has not.
+struct SafetensorsEntry {
+  std::string dtype_name;  // "F16"
+  std::optional<DType> dtype;
+  std::vector<std::int64_t> sizes;
+  std::size_t begin = 0;  // offsets in the file
+  std::size_t end = 0;
+};
+
+using SafetensorsHeader = std::map<std::string, SafetensorsEntry, std::less<>>;
+
+/// Checks a whole file and lists its tensors. Errors: Corrupt, saying what the file promises and breaks.
+SafetensorsHeader parse_safetensors(std::span<const std::byte> file);
+
+/// A mapped file; views live as long as it does. const calls are thread-safe.
+class SafetensorsFile {
+ public:
+  /// Errors: as MappedFile::open and parse_safetensors, each with the path; a git-lfs pointer is named as such.
+  static SafetensorsFile open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return file_.path(); }
+  const SafetensorsHeader& header() const { return header_; }
+  bool contains(std::string_view name) const { return header_.find(name) != header_.end(); }
+  /// The bytes of a tensor. The tensor must exist.
+  std::span<const std::byte> bytes(const SafetensorsEntry& entry) const {
+    return file_.bytes().subspan(entry.begin, entry.end - entry.begin);
+  }
+  void release(const SafetensorsEntry& entry) const { file_.release(bytes(entry)); }
+
+ private:
+  MappedFile file_;
+  SafetensorsHeader header_;
+};
+
+/// One shard while it is written. The header comes first in the file but is known last, so its room is set aside and
+/// what it does not need is filled with spaces, as the format allows.
+class SafetensorsShard {
+ public:
+  explicit SafetensorsShard(const std::filesystem::path& path);
+
+  /// Whether one more tensor of this name fits the header's room and would stand aligned: readers cast in place, and
+  /// the format allows no padding between tensors.
+  bool has_room_for(std::string_view name, DType dtype) const;
+  void add(std::string_view name, TensorView tensor);
+  std::int64_t data_bytes() const { return data_bytes_; }
+  const std::vector<std::string>& names() const { return names_; }
+  /// Writes the header, syncs and closes; the shard still has its temporary name.
+  void seal();
+  void commit_as(const std::filesystem::path& path) { file_.commit_as(path); }
+
+ private:
+  AtomicFile file_;
+  std::string header_;
+  std::vector<std::string> names_;
+  std::int64_t data_bytes_ = 0;
+};
+
+/// Errors: Corrupt when the file is a git-lfs pointer instead of what it stands for.
+void refuse_lfs_pointer(std::span<const std::byte> file);
+
+}  // namespace nibble::formats

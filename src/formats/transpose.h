@@ -1,0 +1,10 @@
+#pragma once
+
+#include "core/tensor.h"
+
+namespace nibble::formats {
+
+/// A copy of a host matrix with rows and columns exchanged; any dtype of 1, 2, 4 or 8 bytes.
+Tensor transpose(TensorView matrix);
+
+}  // namespace nibble::formats
