@@ -2,6 +2,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "backend/plugin.h"
 #include "backend/reference/reference_backend.h"
 #ifdef NIBBLE_HAS_CPU_BACKEND
 #include "backend/cpu/cpu_backend.h"
@@ -30,8 +31,7 @@ std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOption
     if (row.name == wanted) return row.make(options);
   }
   if (wanted == "cuda") {
-    throw Error(ErrorCode::Unavailable,
-                "--device cuda: this build serves on the CPU only; leave --device out or give --device cpu");
+    return open_plugin("libnibble_cuda.so", options);
   }
   throw Error(ErrorCode::InvalidArgument,
               "--device " + std::string(name) + ": unknown device; choose auto, cpu, reference or cuda");

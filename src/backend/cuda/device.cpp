@@ -1,0 +1,90 @@
+#include "backend/cuda/device.h"
+
+#include <string>
+#include <utility>
+
+#include "backend/cuda/handles.h"
+#include "core/error.h"
+
+namespace nibble::backend::cuda {
+
+std::vector<DeviceProperties> list_devices() {
+  int num_devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&num_devices);
+  if (status == cudaErrorNoDevice) return {};
+  check(status);
+  std::vector<DeviceProperties> devices;
+  for (int index = 0; index < num_devices; ++index) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index));
+    devices.push_back({index, properties.name, properties.major, properties.minor, properties.totalGlobalMem});
+  }
+  return devices;
+}
+
+Memory device_memory() {
+  std::size_t free_bytes = 0;
+  std::size_t total_bytes = 0;
+  check(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return {static_cast<std::int64_t>(total_bytes), static_cast<std::int64_t>(free_bytes)};
+}
+
+Buffer device_buffer(std::size_t size_bytes) {
+  int index = 0;
+  check(cudaGetDevice(&index));
+  if (size_bytes == 0) return Buffer::borrowed(nullptr, 0, {DeviceKind::Cuda, index});
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, size_bytes) == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // the failure is reported here: later calls must not see it again
+    throw Error(ErrorCode::OutOfMemory, "GPU " + std::to_string(index) + ": cannot allocate " +
+                                            std::to_string(size_bytes) + " bytes, " +
+                                            std::to_string(device_memory().free_bytes) + " are free");
+  }
+  check(cudaPeekAtLastError());
+  return {memory, size_bytes, {DeviceKind::Cuda, index}, [](void* data, void*) { cudaFree(data); }};
+}
+
+Tensor to_device(TensorView host, cudaStream_t stream) {
+  nibble::check(host.is_contiguous() && host.device().kind == DeviceKind::Host,
+                "to_device of a strided or device view");
+  Buffer buffer = device_buffer(host.size_bytes());
+  check(cudaMemcpyAsync(buffer.data(), host.data(), host.size_bytes(), cudaMemcpyHostToDevice, stream));
+  check(cudaStreamSynchronize(stream));
+  return {std::move(buffer), host.dtype(), host.shape()};
+}
+
+Tensor to_host(TensorView device, cudaStream_t stream) {
+  nibble::check(device.is_contiguous() && device.device().kind == DeviceKind::Cuda,
+                "to_host of a strided or host view");
+  Tensor host = Tensor::empty(device.dtype(), device.shape());
+  check(
+      cudaMemcpyAsync(host.mutable_view().data(), device.data(), device.size_bytes(), cudaMemcpyDeviceToHost, stream));
+  check(cudaStreamSynchronize(stream));
+  return host;
+}
+
+Stream make_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return Stream(stream);
+}
+
+void throw_cuda_error(cudaError_t status, std::source_location at) {
+  const auto code = [&] {
+    switch (status) {
+      case cudaErrorMemoryAllocation: return ErrorCode::OutOfMemory;
+      case cudaErrorNoDevice:
+      case cudaErrorInsufficientDriver:
+      case cudaErrorSystemDriverMismatch:
+      case cudaErrorDevicesUnavailable: return ErrorCode::Unavailable;
+      default: return ErrorCode::Internal;
+    }
+  }();
+  std::string message = std::string("CUDA: ") + cudaGetErrorString(status);
+  if (code == ErrorCode::Internal) {
+    message += std::string(" (") + at.file_name() + ":" + std::to_string(at.line()) + ")";
+  }
+  throw Error(code, std::move(message));
+}
+
+}  // namespace nibble::backend::cuda

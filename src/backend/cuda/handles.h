@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <source_location>
+
+/// CUDA resources as move-only values, and the one place where a status becomes an error.
+namespace nibble::backend::cuda {
+
+/// Errors: OutOfMemory for cudaErrorMemoryAllocation, Unavailable for a missing driver or device, else Internal;
+/// with CUDA's sentence and the place of the call.
+[[noreturn]] void throw_cuda_error(cudaError_t status, std::source_location at);
+
+inline void check(cudaError_t status, std::source_location at = std::source_location::current()) {
+  if (status != cudaSuccess) throw_cuda_error(status, at);
+}
+
+template <auto destroy>
+struct Destroy {
+  template <class T>
+  void operator()(T* handle) const noexcept {
+    destroy(handle);
+  }
+};
+using Stream = std::unique_ptr<CUstream_st, Destroy<cudaStreamDestroy>>;
+
+/// A stream of the current device that does not wait for the default stream.
+Stream make_stream();
+
+}  // namespace nibble::backend::cuda
