@@ -1,0 +1,208 @@
+#include "quantize/gptq.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "core/log.h"
+#include "quantize/linear_algebra.h"
+#include "quantize/quantizer.h"
+#include "quantize/tile.h"
+
+namespace nibble::quantize {
+namespace {
+
+// Only speed depends on it: inside a block columns are updated one by one, beyond it by one matrix product.
+constexpr std::int64_t kColumnBlock = 64;
+// With as much added as the mean diagonal, a finite Gram matrix is far from singular.
+constexpr double kLargestDampPercent = 1.0;
+
+std::vector<float> read_diagonal(Matrix<const float> gram) {
+  std::vector<float> diagonal(static_cast<std::size_t>(gram.rows));
+  for (std::int64_t k = 0; k < gram.rows; ++k) {
+    diagonal[static_cast<std::size_t>(k)] = gram.row(k)[k];
+    for (const float value : gram.row_span(k)) {
+      if (!std::isfinite(value)) throw Error(ErrorCode::Corrupt, "its input holds NaN or infinity during calibration");
+    }
+  }
+  return diagonal;
+}
+
+/// Mean over the columns that any token reaches; 1 where there is none.
+double mean_of_live(const std::vector<float>& diagonal) {
+  double sum = 0;
+  std::int64_t num_live = 0;
+  for (const float value : diagonal) {
+    sum += value;
+    num_live += value > 0 ? 1 : 0;
+  }
+  return num_live > 0 ? sum / static_cast<double>(num_live) : 1;
+}
+
+std::vector<std::int32_t> column_order(const std::vector<float>& diagonal, ColumnOrder order) {
+  std::vector<std::int32_t> columns(diagonal.size());
+  std::iota(columns.begin(), columns.end(), 0);
+  if (order == ColumnOrder::Natural) return columns;
+  std::ranges::stable_sort(columns, [&](std::int32_t a, std::int32_t b) {
+    return diagonal[static_cast<std::size_t>(a)] > diagonal[static_cast<std::size_t>(b)];
+  });
+  return columns;
+}
+
+/// H in the order of columns, damped. A dead column gets the mean as its diagonal: its row is zero elsewhere.
+Tensor damped_hessian(Matrix<const float> gram, const std::vector<std::int32_t>& order, double mean, double damping) {
+  Tensor hessian = Tensor::empty(DType::F32, {gram.rows, gram.rows});
+  const auto h = hessian.matrix<float>();
+  for (std::int64_t i = 0; i < h.rows; ++i) {
+    const float* source = gram.row(order[static_cast<std::size_t>(i)]);
+    for (std::int64_t j = 0; j < h.cols; ++j) h.row(i)[j] = source[order[static_cast<std::size_t>(j)]];
+    const double diagonal = h.row(i)[i] > 0 ? h.row(i)[i] : mean;
+    h.row(i)[i] = static_cast<float>(diagonal + damping * mean);
+  }
+  return hessian;
+}
+
+/// Quantizes the rows of one tile; the weights are consumed as the errors spread.
+class TileSolver {
+ public:
+  TileSolver(const GptqFactor& factor, std::int64_t group_size, const GridFormat& format)
+      : factor_(factor), upper_(factor.upper.matrix<float>()), group_size_(group_size), format_(format) {}
+
+  QuantizedTile solve(const Tile& original) {
+    Tile weights = permute_columns(original, factor_.order);
+    QuantizedTile result(original.num_columns(), original.num_columns() / group_size_);
+    fit_grids(original, weights, result);
+    Tile errors(kColumnBlock);
+    for (std::int64_t first = 0; first < upper_.rows; first += kColumnBlock) {
+      const std::int64_t count = std::min(kColumnBlock, upper_.rows - first);
+      round_block(weights, errors, first, count, result);
+      // The columns beyond the block take the block's errors at once.
+      const std::int64_t rest = upper_.rows - first - count;
+      subtract_product(upper_.block(first, count).columns(first + count, rest), errors.columns(0, count),
+                       weights.columns(first + count, rest));
+    }
+    return result;
+  }
+
+ private:
+  std::int64_t group_of(std::int64_t position) const {
+    const bool by_position = factor_.column_order == ColumnOrder::GroupIndex;
+    return (by_position ? position : factor_.order[static_cast<std::size_t>(position)]) / group_size_;
+  }
+
+  void fit_grids(const Tile& original, const Tile& permuted, QuantizedTile& result) const {
+    const bool by_position = factor_.column_order == ColumnOrder::GroupIndex;
+    std::vector<float> importance(factor_.importance);
+    if (by_position) {
+      for (std::size_t j = 0; j < importance.size(); ++j) {
+        importance[j] = factor_.importance[static_cast<std::size_t>(factor_.order[j])];
+      }
+    }
+    const Tile& tile = by_position ? permuted : original;
+    for (std::size_t g = 0; g < result.grids.size(); ++g) {
+      const std::size_t first = g * static_cast<std::size_t>(group_size_);
+      result.grids[g] =
+          fit_weighted(tile, static_cast<std::int64_t>(first),
+                       std::span(importance).subspan(first, static_cast<std::size_t>(group_size_)), format_);
+    }
+  }
+
+  void round_block(Tile& weights, Tile& errors, std::int64_t first, std::int64_t count, QuantizedTile& result) const {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t position = first + i;
+      const GroupGrid& grid = result.grids[static_cast<std::size_t>(group_of(position))];
+      const Lanes codes = round_to_grid(weights[position], grid, format_);
+      result.codes[factor_.order[static_cast<std::size_t>(position)]] = codes;
+      const Lanes rounded = dequantize(codes, grid);
+      const float* upper = upper_.row(position);
+      const float inverse = 1 / upper[position];
+      for (std::int64_t r = 0; r < kTileRows; ++r) errors[i][r] = (weights[position][r] - rounded[r]) * inverse;
+      for (std::int64_t j = position + 1; j < first + count; ++j) {
+        for (std::int64_t r = 0; r < kTileRows; ++r) weights[j][r] -= upper[j] * errors[i][r];
+      }
+    }
+  }
+
+  const GptqFactor& factor_;
+  Matrix<const float> upper_;
+  std::int64_t group_size_;
+  GridFormat format_;
+};
+
+class Gptq final : public Quantizer {
+ public:
+  explicit Gptq(const MethodOptions& options) : options_(options) {}
+
+  std::vector<weights::LinearWeights> quantize(std::span<const FloatLinear> linears, const StageInputs& inputs,
+                                               ThreadPool& pool) override {
+    const auto order =
+        options_.group_index == GroupIndex::DescAct ? ColumnOrder::GroupIndex : ColumnOrder::FallingDiagonal;
+    const GptqFactor factor = factorize(inputs.gram.matrix<float>(), order, options_.damp_percent);
+    if (factor.damp_percent > options_.damp_percent) {
+      log::warning("{}: Hessian singular, damping raised from {} to {}; more calibration samples may help",
+                   linears.front().name, options_.damp_percent, factor.damp_percent);
+    }
+    std::vector<weights::LinearWeights> quantized;
+    for (const FloatLinear& linear : linears) {
+      const auto weight = linear.weight.matrix<float>();
+      quantized.emplace_back(gptq(weight, factor, options_.group_size_of(weight.cols), options_.grid, pool));
+    }
+    return quantized;
+  }
+
+ private:
+  MethodOptions options_;
+};
+
+}  // namespace
+
+GptqFactor factorize(Matrix<const float> gram, ColumnOrder order, double damp_percent) {
+  GptqFactor factor;
+  factor.column_order = order;
+  const std::vector<float> diagonal = read_diagonal(gram);
+  factor.order = column_order(diagonal, order);
+  const double mean = mean_of_live(diagonal);
+  for (double damping = damp_percent;; damping = std::max(2 * damping, 0.01)) {
+    factor.upper = damped_hessian(gram, factor.order, mean, damping);
+    factor.damp_percent = damping;
+    if (invert_to_upper_cholesky(factor.upper.matrix<float>())) break;
+    if (damping > kLargestDampPercent) throw Error(ErrorCode::Corrupt, "its inputs' Gram matrix is not one");
+  }
+  factor.importance = damped_diagonal(gram, factor.damp_percent);
+  return factor;
+}
+
+std::vector<float> damped_diagonal(Matrix<const float> gram, double damp_percent) {
+  std::vector<float> diagonal = read_diagonal(gram);
+  const auto damping = static_cast<float>(damp_percent * mean_of_live(diagonal));
+  for (float& value : diagonal) value += damping;
+  return diagonal;
+}
+
+weights::GroupedIntWeights gptq(Matrix<const float> weight, const GptqFactor& factor, std::int64_t group_size,
+                                const GridFormat& format, ThreadPool& pool) {
+  GroupedIntWriter writer(weight.rows, weight.cols, format.bits, group_size);
+  pool.run(num_tiles(weight.rows), [&](std::int64_t tile_idx, int) {
+    TileSolver solver(factor, group_size, format);
+    writer.store(tile_idx, solver.solve(load_tile(weight, tile_idx)));
+  });
+  if (factor.column_order == ColumnOrder::GroupIndex) {
+    std::vector<std::int32_t> g_idx(factor.order.size());
+    for (std::size_t j = 0; j < g_idx.size(); ++j) {
+      g_idx[static_cast<std::size_t>(factor.order[j])] =
+          static_cast<std::int32_t>(static_cast<std::int64_t>(j) / group_size);
+    }
+    writer.set_g_idx(g_idx);
+  }
+  return writer.take();
+}
+
+std::unique_ptr<Quantizer> make_gptq(const MethodOptions& options) {
+  return std::make_unique<Gptq>(options);
+}
+
+}  // namespace nibble::quantize

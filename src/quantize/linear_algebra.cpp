@@ -1,0 +1,152 @@
+#include "quantize/linear_algebra.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+// LAPACK as OpenBLAS exports it: column-major, sizes by pointer.
+extern "C" {
+void spotrf_(const char* uplo, const int* n, float* a, const int* lda, int* status);
+void spotri_(const char* uplo, const int* n, float* a, const int* lda, int* status);
+void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* status);
+void dpotri_(const char* uplo, const int* n, double* a, const int* lda, int* status);
+}
+
+namespace nibble::quantize {
+namespace {
+
+// Large enough that packing the panels costs little beside the product, small enough to share between threads.
+constexpr std::int64_t kTokenBlock = 256;
+constexpr std::int64_t kGramBlock = 256;
+
+void use_one_blas_thread() {
+  static const bool once = (openblas_set_num_threads(1), true);
+  static_cast<void>(once);
+}
+
+blasint blas_size(std::int64_t size) {
+  return static_cast<blasint>(size);
+}
+
+void potrf(int n, float* a, int* status) {
+  spotrf_("L", &n, a, &n, status);
+}
+void potrf(int n, double* a, int* status) {
+  dpotrf_("L", &n, a, &n, status);
+}
+void potri(int n, float* a, int* status) {
+  spotri_("L", &n, a, &n, status);
+}
+void potri(int n, double* a, int* status) {
+  dpotri_("L", &n, a, &n, status);
+}
+
+/// LAPACK's lower triangle, column-major, is the upper one of our row-major matrix, so `a` = U^T U with U upper
+/// triangular in our order. h = V^T V, h^-1 from V, then h^-1 = U^T U.
+template <class T>
+bool factorize(std::int64_t size, std::vector<T>& a) {
+  const int n = static_cast<int>(size);
+  int status = 0;
+  potrf(n, a.data(), &status);
+  if (status == 0) potri(n, a.data(), &status);
+  if (status == 0) potrf(n, a.data(), &status);
+  if (status != 0) return false;
+  for (std::int64_t i = 0; i < size; ++i) {
+    if (!std::isfinite(a[static_cast<std::size_t>(i * size + i)])) return false;
+  }
+  return true;
+}
+
+template <class T>
+bool try_factorize(Matrix<float> h, std::vector<T>& a) {
+  a.resize(static_cast<std::size_t>(h.rows * h.cols));
+  for (std::int64_t i = 0; i < h.rows; ++i) {
+    std::copy_n(h.row(i), h.cols, a.data() + i * h.cols);
+  }
+  return factorize(h.rows, a);
+}
+
+template <class T>
+void store_upper(const std::vector<T>& a, Matrix<float> h) {
+  for (std::int64_t i = 0; i < h.rows; ++i) {
+    std::fill_n(h.row(i), i, 0.0f);
+    for (std::int64_t j = i; j < h.cols; ++j)
+      h.row(i)[j] = static_cast<float>(a[static_cast<std::size_t>(i * h.cols + j)]);
+  }
+}
+
+}  // namespace
+
+void multiply_transposed(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, ThreadPool& pool) {
+  check(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, "multiply_transposed: shapes");
+  use_one_blas_thread();
+  const std::int64_t num_blocks = (x.rows + kTokenBlock - 1) / kTokenBlock;
+  pool.run(num_blocks, [&](std::int64_t block, int) {
+    const std::int64_t first = block * kTokenBlock;
+    const std::int64_t count = std::min(kTokenBlock, x.rows - first);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, blas_size(count), blas_size(w.rows), blas_size(x.cols), 1.0f,
+                x.row(first), blas_size(x.row_stride), w.data, blas_size(w.row_stride), 0.0f, y.row(first),
+                blas_size(y.row_stride));
+  });
+}
+
+void accumulate_gram(Matrix<const float> x, Matrix<float> gram, ThreadPool& pool) {
+  check(gram.rows == x.cols && gram.cols == x.cols, "accumulate_gram: shapes");
+  use_one_blas_thread();
+  const std::int64_t num_blocks = (x.cols + kGramBlock - 1) / kGramBlock;
+  pool.run(num_blocks * num_blocks, [&](std::int64_t task, int) {
+    const std::int64_t i = task / num_blocks * kGramBlock;
+    const std::int64_t j = task % num_blocks * kGramBlock;
+    if (j < i) return;
+    const std::int64_t rows = std::min(kGramBlock, x.cols - i);
+    const std::int64_t cols = std::min(kGramBlock, x.cols - j);
+    if (i == j) {
+      cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, blas_size(rows), blas_size(x.rows), 1.0f, x.data + i,
+                  blas_size(x.row_stride), 1.0f, gram.row(i) + i, blas_size(gram.row_stride));
+    } else {
+      cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, blas_size(rows), blas_size(cols), blas_size(x.rows), 1.0f,
+                  x.data + i, blas_size(x.row_stride), x.data + j, blas_size(x.row_stride), 1.0f, gram.row(i) + j,
+                  blas_size(gram.row_stride));
+    }
+  });
+}
+
+void mirror_upper(Matrix<float> square) {
+  for (std::int64_t i = 1; i < square.rows; ++i) {
+    for (std::int64_t j = 0; j < i; ++j) square.row(i)[j] = square.row(j)[i];
+  }
+}
+
+void subtract_product(Matrix<const float> a, Matrix<const float> b, Matrix<float> to) {
+  if (to.rows == 0) return;
+  use_one_blas_thread();
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, blas_size(to.rows), blas_size(to.cols), blas_size(a.rows), -1.0f,
+              a.data, blas_size(a.row_stride), b.data, blas_size(b.row_stride), 1.0f, to.data,
+              blas_size(to.row_stride));
+}
+
+void multiply(Matrix<const float> square, Matrix<const float> b, Matrix<float> to) {
+  use_one_blas_thread();
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, blas_size(square.rows), blas_size(b.cols),
+              blas_size(square.cols), 1.0f, square.data, blas_size(square.row_stride), b.data, blas_size(b.row_stride),
+              0.0f, to.data, blas_size(to.row_stride));
+}
+
+bool invert_to_upper_cholesky(Matrix<float> h) {
+  check(h.rows == h.cols, "invert_to_upper_cholesky: square");
+  use_one_blas_thread();
+  std::vector<float> single;
+  if (try_factorize(h, single)) {
+    store_upper(single, h);
+    return true;
+  }
+  std::vector<double> precise;
+  if (!try_factorize(h, precise)) return false;
+  store_upper(precise, h);
+  return true;
+}
+
+}  // namespace nibble::quantize

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/thread_pool.h"
+#include "quantize/float_block.h"
+#include "quantize/grid.h"
+#include "weights/linear_weights.h"
+
+namespace nibble::quantize {
+
+/// What the calibration tokens say about the input of one stage; its linears share it.
+struct StageInputs {
+  Tensor gram;            // f32 [in, in], Σ x x^T over the tokens, symmetric: GPTQ's Hessian up to a factor
+  Tensor mean_magnitude;  // f32 [in], mean |x|
+  std::int64_t num_tokens = 0;
+};
+
+/// Where the groups of --desc-act come from.
+enum class GroupIndex : std::uint8_t {
+  Trivial,  // group of input k: k / group_size
+  DescAct,  // groups of columns of similar importance, written as g_idx
+};
+
+/// How codes are chosen once the grids are known.
+enum class Rounding : std::uint8_t { Nearest, Gptq };
+
+/// What every method may read; a method names in `check` what it cannot do.
+struct MethodOptions {
+  GridFormat grid;
+  std::int64_t group_size = 128;  // -1: one group a row
+  GroupIndex group_index = GroupIndex::Trivial;
+  double damp_percent = 0.01;             // of the mean diagonal, added to GPTQ's Hessian
+  Rounding rounding = Rounding::Nearest;  // AWQ
+
+  /// Inputs that share a scale in a linear of `in_features`.
+  std::int64_t group_size_of(std::int64_t in_features) const { return group_size == -1 ? in_features : group_size; }
+};
+
+/// What a method must see of the calibration data.
+enum class Calibration : std::uint8_t {
+  None,    // weights only
+  Stages,  // each stage's inputs, predecessors quantized
+  Block,   // the whole float block's first, to rescale it; then as Stages
+};
+
+/// A quantization method at work on one model. One thread calls it, blocks in order, stages in order.
+class Quantizer {
+ public:
+  virtual ~Quantizer() = default;
+
+  /// Calibration::Block: may move scales inside the float block (fold_scale) before any of its linears is quantized.
+  /// `inputs` [stages] are those of the float block.
+  virtual void rescale(FloatBlock& block, std::span<const StageInputs> inputs, ThreadPool& pool) {
+    static_cast<void>(block), static_cast<void>(inputs), static_cast<void>(pool);
+  }
+
+  /// The stage's linears, in order. `inputs` is empty for Calibration::None.
+  virtual std::vector<weights::LinearWeights> quantize(std::span<const FloatLinear> linears, const StageInputs& inputs,
+                                                       ThreadPool& pool) = 0;
+};
+
+/// One row of the table in methods.cpp.
+struct Method {
+  std::string_view name;
+  std::string_view summary;
+  Symmetry default_symmetry;
+  Calibration calibration;
+  /// Errors: InvalidArgument naming the flag, for options without meaning in this method.
+  void (*check_options)(const MethodOptions& options);
+  std::unique_ptr<Quantizer> (*make)(const MethodOptions& options);
+  /// The checkpoint format, as formats::CheckpointWriter::add_linear names it.
+  std::string_view (*checkpoint_format)(const MethodOptions& options);
+};
+
+std::span<const Method> methods();
+/// Errors: InvalidArgument listing the known names.
+const Method& find_method(std::string_view name);
+
+std::unique_ptr<Quantizer> make_rtn(const MethodOptions& options);
+std::unique_ptr<Quantizer> make_gptq(const MethodOptions& options);
+std::unique_ptr<Quantizer> make_awq(const MethodOptions& options);
+
+}  // namespace nibble::quantize
