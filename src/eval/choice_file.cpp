@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <string_view>
+#include <vector>
 
 #include "core/error.h"
 #include "core/file.h"

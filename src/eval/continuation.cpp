@@ -3,9 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "core/progress.h"
 #include "eval/log_likelihood.h"
 #include "eval/task.h"
@@ -113,6 +119,7 @@ class ContinuationChoice : public Task {
     const std::int64_t count = std::min(options.limit > 0 ? options.limit : kDefaultNumPlaces, layout.num_places);
     Random random(options.seed);
     std::vector<Item> items;
+    items.reserve(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) {
       items.push_back(make_item(layout, i * layout.num_places / count, random));  // spread over the whole text
     }

@@ -4,10 +4,17 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
+#include "core/json.h"
+#include "engine/engine.h"
 #include "eval/speed.h"
+#include "eval/task.h"
+#include "eval/verdict.h"
 
 namespace nibble::eval {
 namespace {

@@ -5,11 +5,18 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
-#include "core/log.h"
+#include "engine/engine.h"
 #include "eval/log_probs.h"
+#include "eval/task.h"
+#include "tokenizer/tokenizer.h"
 
 namespace nibble::eval {
 namespace {

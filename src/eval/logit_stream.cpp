@@ -1,8 +1,13 @@
 #include "eval/logit_stream.h"
 
 #include <chrono>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <vector>
 
 #include "core/error.h"
+#include "engine/engine.h"
 
 namespace nibble::eval {
 

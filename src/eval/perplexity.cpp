@@ -1,4 +1,8 @@
+#include <memory>
+#include <string_view>
+#include <vector>
 #include "eval/task.h"
+#include "eval/windows.h"
 
 namespace nibble::eval {
 namespace {

@@ -5,10 +5,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "core/json.h"
 #include "core/progress.h"
+#include "eval/evaluate.h"
+#include "eval/task.h"
+#include "eval/verdict.h"
 
 namespace nibble::eval {
 namespace {

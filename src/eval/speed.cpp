@@ -1,12 +1,16 @@
 #include "eval/speed.h"
 
 #include <chrono>
+#include <cstdint>
+#include <exception>
 #include <future>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "core/error.h"
+#include "engine/engine.h"
+#include "engine/request.h"
 
 namespace nibble::eval {
 

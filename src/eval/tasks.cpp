@@ -3,13 +3,19 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/thread_pool.h"
 #include "eval/statistics.h"
 #include "eval/task.h"
+#include "eval/windows.h"
 
 namespace nibble::eval {
 namespace {

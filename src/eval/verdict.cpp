@@ -5,9 +5,15 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <vector>
 
 #include "core/error.h"
 #include "eval/statistics.h"
+#include "eval/task.h"
 
 namespace nibble::eval {
 namespace {

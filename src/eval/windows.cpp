@@ -2,9 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "core/progress.h"
+#include "core/thread_pool.h"
+#include "engine/engine.h"
 #include "eval/log_probs.h"
 #include "eval/logit_stream.h"
 #include "eval/task.h"

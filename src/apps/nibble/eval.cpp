@@ -2,8 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,12 +14,13 @@
 
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
-#include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
 #include "engine/engine.h"
 #include "eval/evaluate.h"
 #include "eval/report.h"
+#include "eval/task.h"
+#include "eval/verdict.h"
 #include "hub/hub.h"
 
 namespace nibble::apps {
