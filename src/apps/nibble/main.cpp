@@ -50,8 +50,11 @@ constexpr int kDone = 0;
 constexpr int kError = 1;
 constexpr int kUsage = 2;
 
+/// One line, whatever an argument or a file name holds.
 int fail(int exit_code, std::string_view message) {
-  fmt::print(stderr, "nibble: error: {}\n", message);
+  std::string line(message);
+  std::ranges::replace_if(line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  fmt::print(stderr, "nibble: error: {}\n", line);
   return exit_code;
 }
 
@@ -112,13 +115,13 @@ int run_subcommand(const Subcommand& subcommand, std::vector<std::string> argume
   std::ranges::reverse(arguments);  // CLI11 takes them last first
   try {
     command.parse(arguments);
+    return run();  // may find a contradiction of flags, also a ParseError
   } catch (const CLI::CallForHelp&) {
     print(command.help());
     return kDone;
   } catch (const CLI::ParseError& error) {
     return usage_error(command, path, error.what());
   }
-  return run();
 }
 
 std::string usage() {
