@@ -201,15 +201,17 @@ Tensor pack_zeros(const GroupedIntWeights& w, ZeroConvention convention) {
   return qzeros;
 }
 
+/// v1 could hold 2^bits as well, but GPTQModel adds the one to whole words, where it carries into the neighbour.
 void check_zero_range(const GroupedIntWeights& w, ZeroConvention convention) {
   const int smallest = convention == ZeroConvention::MinusOne ? 1 : 0;
-  const int largest = smallest + (1 << w.bits) - 1;
+  const int largest = (1 << w.bits) - 1;
   for (const std::int16_t zero : w.zeros.span<std::int16_t>()) {
     if (zero >= smallest && zero <= largest) continue;
-    throw Error(ErrorCode::Unsupported,
-                fmt::format("zero point {} is outside {}…{}, all that '{}' can hold; write '{}'", zero, smallest,
-                            largest, convention == ZeroConvention::MinusOne ? "gptq" : "gptq_v2",
-                            convention == ZeroConvention::MinusOne ? "gptq_v2" : "gptq"));
+    throw Error(
+        ErrorCode::Unsupported,
+        fmt::format("zero point {} is outside {}…{}, all that {}", zero, smallest, largest,
+                    convention == ZeroConvention::MinusOne ? "checkpoint_format 'gptq' holds safely; write 'gptq_v2'"
+                                                           : "the format holds"));
   }
 }
 

@@ -19,7 +19,7 @@ Json make_gptq_config(const QuantizationConfig& config);
 /// reported and used.
 weights::LinearWeights read_gptq(const ModuleTensors& tensors, const QuantizationConfig& config, const Shape& shape);
 
-/// v1 holds zero points 1…2^bits, v2 0…2^bits-1; in and out must be multiples of 32, as AutoGPTQ and GPTQModel need.
+/// v1 holds zero points 1…2^bits-1, v2 0…2^bits-1; in and out must be multiples of 32, as AutoGPTQ and GPTQModel need.
 std::vector<NamedTensor> write_gptq_v1(const weights::GroupedIntWeights& weights);
 std::vector<NamedTensor> write_gptq_v2(const weights::GroupedIntWeights& weights);
 
