@@ -33,6 +33,8 @@ class Tokenizer {
 
   /// Raw bytes of one token as it appears inside text (byte-level decoded; "" for an id without a token).
   virtual std::string token_bytes(std::int32_t id) const = 0;
+  /// The same for the first token of a text, which may lose a space that the pre-tokenizer put there.
+  virtual std::string first_token_bytes(std::int32_t id) const { return token_bytes(id); }
   virtual std::optional<std::int32_t> token_id(std::string_view token) const = 0;
   virtual std::string id_to_token(std::int32_t id) const = 0;  // vocabulary form, "Ġthe"
   virtual bool is_special(std::int32_t id) const = 0;
