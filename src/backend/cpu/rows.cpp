@@ -1,0 +1,205 @@
+// Regime: one row of activations (a token), width 500 … 30000, f32 in L1 or L2. Everything here is bound by memory or,
+// in silu, by the exponential; the aim is one pass and no branches.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/rows.cpp"
+#include <hwy/foreach_target.h>
+// clang-format off: highway.h must follow foreach_target.h
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
+
+#include <algorithm>
+
+#include "backend/cpu/kernels.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace nibble::backend::cpu {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// At most 16 lanes, so that the lane sums below have one order for a target.
+using F32 = hn::CappedTag<float, 16>;
+using I32 = hn::RebindToSigned<F32>;
+
+float add_and_square(const float* from, const float* delta, std::int64_t width, float* to) {
+  const F32 d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  auto sum = hn::Zero(d);
+  std::int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) {
+    auto x = hn::LoadU(d, from + j);
+    if (delta != nullptr) x = hn::Add(x, hn::LoadU(d, delta + j));
+    hn::StoreU(x, d, to + j);
+    sum = hn::MulAdd(x, x, sum);
+  }
+  float total = hn::GetLane(hn::SumOfLanes(d, sum));
+  for (; j < width; ++j) {
+    to[j] = from[j] + (delta != nullptr ? delta[j] : 0.0f);
+    total += to[j] * to[j];
+  }
+  return total;
+}
+
+void scale_by_weight(const float* from, float scale, const float* weight, std::int64_t width, float* to) {
+  const F32 d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto factor = hn::Set(d, scale);
+  std::int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) {
+    hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, from + j), factor), hn::LoadU(d, weight + j)), d, to + j);
+  }
+  for (; j < width; ++j) to[j] = from[j] * scale * weight[j];
+}
+
+void add_row(const float* delta, std::int64_t width, float* to) {
+  const F32 d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) {
+    hn::StoreU(hn::Add(hn::LoadU(d, to + j), hn::LoadU(d, delta + j)), d, to + j);
+  }
+  for (; j < width; ++j) to[j] += delta[j];
+}
+
+HWY_INLINE hn::Vec<F32> silu_mul(F32 d, hn::Vec<F32> gate, hn::Vec<F32> up) {
+  const auto one = hn::Set(d, 1.0f);
+  // Beyond 88 the exponential leaves f32; the quotient is zero to f32 precision long before.
+  const auto denominator = hn::Add(one, hn::Exp(d, hn::Min(hn::Neg(gate), hn::Set(d, 88.0f))));
+  return hn::Mul(hn::Div(gate, denominator), up);
+}
+
+void silu_mul_row(const float* gate, const float* up, std::int64_t width, float* to) {
+  const F32 d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) {
+    hn::StoreU(silu_mul(d, hn::LoadU(d, gate + j), hn::LoadU(d, up + j)), d, to + j);
+  }
+  if (j == width) return;
+  HWY_ALIGN float tail[3][16] = {};
+  for (std::int64_t i = 0; i < width - j; ++i) {
+    tail[0][i] = gate[j + i];
+    tail[1][i] = up[j + i];
+  }
+  hn::Store(silu_mul(d, hn::Load(d, tail[0]), hn::Load(d, tail[1])), d, tail[2]);
+  for (std::int64_t i = 0; i < width - j; ++i) to[j + i] = tail[2][i];
+}
+
+// One group of a multiple of 16 values.
+void quantize_group(const float* from, std::int64_t count, std::int8_t* values, float& scale, std::int32_t& sum) {
+  const F32 d;
+  const I32 di;
+  const hn::Rebind<std::int8_t, F32> d8;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  auto largest = hn::Zero(d);
+  auto probe = hn::Zero(d);  // 0 * x: NaN where x is not finite
+  for (std::int64_t j = 0; j < count; j += lanes) {
+    const auto x = hn::LoadU(d, from + j);
+    largest = hn::Max(largest, hn::Abs(x));
+    probe = hn::MulAdd(x, hn::Zero(d), probe);
+  }
+  const float absmax = hn::GetLane(hn::MaxOfLanes(d, largest));
+  scale = absmax / 127.0f + hn::GetLane(hn::SumOfLanes(d, probe));
+  const auto inverse = hn::Set(d, absmax > 0 ? 127.0f / absmax : 0.0f);
+  auto total = hn::Zero(di);
+  for (std::int64_t j = 0; j < count; j += lanes) {
+    const auto rounded = hn::NearestInt(hn::Mul(hn::LoadU(d, from + j), inverse));
+    const auto narrow = hn::DemoteTo(d8, rounded);
+    hn::StoreU(narrow, d8, values + j);
+    // The stored values are summed, so that the sum is theirs even where the input was not finite.
+    total = hn::Add(total, hn::PromoteTo(di, narrow));
+  }
+  sum = hn::GetLane(hn::SumOfLanes(di, total));
+}
+
+void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* values, float* scales,
+                  std::int32_t* sums) {
+  for (std::int64_t g = 0; g * group_size < width; ++g) {
+    quantize_group(from + g * group_size, group_size, values + g * group_size, scales[g], sums[g]);
+  }
+}
+
+template <class T>
+void narrow_to(const float* from, std::int64_t width, T* to) {
+  const F32 d;
+  const hn::Rebind<T, F32> narrow;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) hn::StoreU(hn::DemoteTo(narrow, hn::LoadU(d, from + j)), narrow, to + j);
+  if (j == width) return;
+  HWY_ALIGN float tail[16] = {};
+  HWY_ALIGN T converted[16];
+  std::copy(from + j, from + width, tail);
+  hn::Store(hn::DemoteTo(narrow, hn::Load(d, tail)), narrow, converted);
+  std::copy(converted, converted + (width - j), to + j);
+}
+
+void narrow_row(const float* from, std::int64_t width, DType dtype, void* to) {
+  switch (dtype) {
+    case DType::F16: return narrow_to(from, width, static_cast<hwy::float16_t*>(to));
+    case DType::BF16: convert({from, DType::F32, {width}}, {to, DType::BF16, {width}}); return;
+    default: std::copy(from, from + width, static_cast<float*>(to));
+  }
+}
+
+void rotate_pairs(float* x, const float* cosines, const float* sines, std::int64_t half) {
+  const F32 d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t j = 0;
+  for (; j + lanes <= half; j += lanes) {
+    const auto a = hn::LoadU(d, x + j);
+    const auto b = hn::LoadU(d, x + half + j);
+    const auto c = hn::LoadU(d, cosines + j);
+    const auto s = hn::LoadU(d, sines + j);
+    hn::StoreU(hn::Sub(hn::Mul(a, c), hn::Mul(b, s)), d, x + j);
+    hn::StoreU(hn::Add(hn::Mul(b, c), hn::Mul(a, s)), d, x + half + j);
+  }
+  for (; j < half; ++j) {
+    const float a = x[j];
+    const float b = x[half + j];
+    x[j] = a * cosines[j] - b * sines[j];
+    x[half + j] = b * cosines[j] + a * sines[j];
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace nibble::backend::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace nibble::backend::cpu {
+
+HWY_EXPORT(add_and_square);
+HWY_EXPORT(scale_by_weight);
+HWY_EXPORT(add_row);
+HWY_EXPORT(silu_mul_row);
+HWY_EXPORT(quantize_row);
+HWY_EXPORT(narrow_row);
+HWY_EXPORT(rotate_pairs);
+
+float add_and_square(const float* from, const float* delta, std::int64_t width, float* to) {
+  return HWY_DYNAMIC_DISPATCH(add_and_square)(from, delta, width, to);
+}
+void scale_by_weight(const float* from, float scale, const float* weight, std::int64_t width, float* to) {
+  HWY_DYNAMIC_DISPATCH(scale_by_weight)(from, scale, weight, width, to);
+}
+void add_row(const float* delta, std::int64_t width, float* to) {
+  HWY_DYNAMIC_DISPATCH(add_row)(delta, width, to);
+}
+void silu_mul_row(const float* gate, const float* up, std::int64_t width, float* to) {
+  HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, up, width, to);
+}
+void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* values, float* scales,
+                  std::int32_t* sums) {
+  HWY_DYNAMIC_DISPATCH(quantize_row)(from, width, group_size, values, scales, sums);
+}
+void narrow_row(const float* from, std::int64_t width, DType dtype, void* to) {
+  HWY_DYNAMIC_DISPATCH(narrow_row)(from, width, dtype, to);
+}
+void rotate_pairs(float* x, const float* cosines, const float* sines, std::int64_t half) {
+  HWY_DYNAMIC_DISPATCH(rotate_pairs)(x, cosines, sines, half);
+}
+
+}  // namespace nibble::backend::cpu
+#endif  // HWY_ONCE
