@@ -19,7 +19,7 @@ endif()
 find_program(NIBBLE_MOLD mold)
 
 add_library(nibble_options INTERFACE)
-target_compile_options(nibble_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow>)
+target_compile_options(nibble_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wno-missing-field-initializers>)
 # clang sees libstdc++ 12's own std::stable_sort call a function that C++20 deprecates.
 target_compile_options(nibble_options INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wno-deprecated-declarations>)
 if(NIBBLE_WERROR)

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/mapping_faults.h"
 
 namespace nibble {
 namespace {
@@ -60,6 +61,7 @@ MappedFile MappedFile::open(const std::filesystem::path& path) {
       throw_file_error("map", path);
     }
     file.data_ = static_cast<const std::byte*>(data);
+    remember_mapping(file.bytes(), path.string());
   }
   ::close(descriptor);
   return file;
@@ -78,7 +80,9 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_bytes_);
+  if (data_ == nullptr) return;
+  forget_mapping(data_);
+  ::munmap(const_cast<std::byte*>(data_), size_bytes_);
 }
 
 void MappedFile::release(std::span<const std::byte> range) const {

@@ -35,6 +35,11 @@ class MappedFile {
   std::size_t size_bytes_ = 0;
 };
 
+/// A mapped file that another program truncates makes the next read of its lost pages a SIGBUS. After this call such a
+/// read ends the process with one line on stderr that names the file, and exit code 1, instead of a core dump. Call
+/// once, at start.
+void report_mapping_faults();
+
 /// A file that appears under its name only when complete: written to a temporary name beside it, synced,
 /// renamed by `commit`. Destroyed without `commit`, it leaves nothing behind. Errors name the path. Move only.
 class AtomicFile {

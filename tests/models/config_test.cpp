@@ -102,8 +102,12 @@ TEST(Rope, Llama3ScalingKeepsShortAndSlowsLongWavelengths) {
   const auto scaled = rope_inverse_frequencies(parse_model_config(json));
   for (std::size_t j = 0; j < plain.size(); ++j) {
     const double wavelength = 2 * std::numbers::pi / plain[j];
-    if (wavelength < 8192.0 / 4) EXPECT_FLOAT_EQ(scaled[j], plain[j]);
-    if (wavelength > 8192.0) EXPECT_FLOAT_EQ(scaled[j], plain[j] / 8);
+    if (wavelength < 8192.0 / 4) {
+      EXPECT_FLOAT_EQ(scaled[j], plain[j]);
+    }
+    if (wavelength > 8192.0) {
+      EXPECT_FLOAT_EQ(scaled[j], plain[j] / 8);
+    }
     EXPECT_LE(scaled[j], plain[j]);
     EXPECT_GE(scaled[j], plain[j] / 8 * 0.999999f);
   }

@@ -15,6 +15,7 @@
 #include "apps/nibble/subcommands.h"
 #include "apps/nibble/typo.h"
 #include "core/error.h"
+#include "core/file.h"
 
 namespace nibble::apps {
 namespace {
@@ -179,5 +180,6 @@ int run_and_report(std::vector<std::string> arguments) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed socket or pipe is an error code where it is written, not a death
+  nibble::report_mapping_faults();
   return nibble::apps::run_and_report({argv + 1, argv + argc});
 }
