@@ -3,6 +3,7 @@
 
 #include "models/block.h"
 #include "models/llama.h"
+#include "models/qwen2.h"
 
 namespace nibble::models {
 namespace {
@@ -10,6 +11,7 @@ namespace {
 constexpr std::array kArchitectures{
     Architecture{"LlamaForCausalLM", llama_block, "model.embed_tokens", "model.norm", "lm_head"},
     Architecture{"MistralForCausalLM", llama_block, "model.embed_tokens", "model.norm", "lm_head"},
+    Architecture{"Qwen2ForCausalLM", qwen2_block, "model.embed_tokens", "model.norm", "lm_head"},
 };
 
 }  // namespace

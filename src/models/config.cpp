@@ -114,7 +114,8 @@ ModelConfig parse_model_config(const Json& config) {
   model.rms_norm_eps = get_or(config, "rms_norm_eps", 1e-6);
   parse_heads(config, model);
   parse_rope(config, model);
-  if (get_or(config, "use_sliding_window", true)) {
+  // Mistral's configs have a window and no switch, Qwen 2's a window that is switched off unless they say otherwise.
+  if (get_or(config, "use_sliding_window", model.model_type != "qwen2")) {
     model.sliding_window = get_or<std::int64_t>(config, "sliding_window", 0);
   }
   model.attention_bias = get_or(config, "attention_bias", false);
