@@ -144,7 +144,7 @@ TEST_P(RowsOf, NaNStaysVisibleThroughEveryFormat) {
 
 TEST_P(RowsOf, RopeRotatesHalvesByTheirAngles) {
   const std::int64_t head_dim = width() / 2 * 2;
-  if (head_dim > 256 || head_dim < 2) GTEST_SKIP() << "no head is that wide";
+  if (head_dim > 256 || head_dim < 2) return;  // no head is that wide
   const AttentionSpec spec{
       .num_heads = 2, .num_kv_heads = 1, .head_dim = static_cast<std::int32_t>(head_dim), .scale = 1};
   std::vector<float> inv_freq;

@@ -9,6 +9,7 @@
 // clang-format on
 
 #include <algorithm>
+#include <bit>
 
 #include "backend/cpu/kernels.h"
 
@@ -120,26 +121,21 @@ void quantize_row(const float* from, std::int64_t width, std::int64_t group_size
   }
 }
 
-template <class T>
-void narrow_to(const float* from, std::int64_t width, T* to) {
+void narrow_to_half(const float* from, std::int64_t width, hwy::float16_t* to) {
   const F32 d;
-  const hn::Rebind<T, F32> narrow;
+  const hn::Rebind<hwy::float16_t, F32> narrow;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t j = 0;
   for (; j + lanes <= width; j += lanes) hn::StoreU(hn::DemoteTo(narrow, hn::LoadU(d, from + j)), narrow, to + j);
-  if (j == width) return;
-  HWY_ALIGN float tail[16] = {};
-  HWY_ALIGN T converted[16];
-  std::copy(from + j, from + width, tail);
-  hn::Store(hn::DemoteTo(narrow, hn::Load(d, tail)), narrow, converted);
-  std::copy(converted, converted + (width - j), to + j);
+  for (; j < width; ++j) to[j] = std::bit_cast<hwy::float16_t>(to_half(from[j]));
 }
 
 void narrow_row(const float* from, std::int64_t width, DType dtype, void* to) {
-  switch (dtype) {
-    case DType::F16: return narrow_to(from, width, static_cast<hwy::float16_t*>(to));
-    case DType::BF16: convert({from, DType::F32, {width}}, {to, DType::BF16, {width}}); return;
-    default: std::copy(from, from + width, static_cast<float*>(to));
+  // Highway 1.0.3 rounds bf16 and, where it emulates vectors, f16 towards zero.
+  if (dtype == DType::F16 && HWY_TARGET != HWY_EMU128) {
+    narrow_to_half(from, width, static_cast<hwy::float16_t*>(to));
+  } else {
+    convert({from, DType::F32, {1, width}}, {to, dtype, {1, width}});
   }
 }
 
