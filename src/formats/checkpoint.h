@@ -58,7 +58,10 @@ class Checkpoint {
   /// The module's bias as f32 [out], or an empty tensor where it has none (all-zero biases are dropped).
   virtual Tensor bias(std::string_view module, std::int64_t out_features) const = 0;
 
-  /// Lets the kernel drop the resident pages of a module's tensors, once packed.
+  /// Lets the kernel drop the resident pages of a module's mapped tensors. Views stay valid; a later read brings the
+  /// pages back.
+  virtual void drop_pages(std::string_view module) const = 0;
+  /// The module is packed and its views are dead: drops the pages and frees copies that the format had to make.
   virtual void release(std::string_view module) const = 0;
   /// Bytes of all tensors as stored.
   virtual std::int64_t size_bytes() const = 0;

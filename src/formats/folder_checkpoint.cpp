@@ -173,13 +173,18 @@ class FolderCheckpoint final : public Checkpoint {
     }
   }
 
-  void release(std::string_view module) const override {
+  void drop_pages(std::string_view module) const override {
     const std::string prefix = std::string(module) + ".";
     for (auto it = tensors_.lower_bound(prefix); it != tensors_.end() && it->first.starts_with(prefix); ++it) {
       it->second.file->release(*it->second.entry);
-      const std::lock_guard lock(realigned_mutex_);
-      realigned_.erase(it->first);
     }
+  }
+
+  void release(std::string_view module) const override {
+    drop_pages(module);
+    const std::string prefix = std::string(module) + ".";
+    const std::lock_guard lock(realigned_mutex_);
+    std::erase_if(realigned_, [&](const auto& made) { return made.first.starts_with(prefix); });
   }
 
   std::int64_t size_bytes() const override {

@@ -214,13 +214,18 @@ class GgufCheckpoint final : public Checkpoint {
     }
   }
 
-  void release(std::string_view module) const override {
+  void drop_pages(std::string_view module) const override {
     const std::string prefix = std::string(module) + ".";
     for (auto it = sources_.lower_bound(prefix); it != sources_.end() && it->first.starts_with(prefix); ++it) {
       mapped_.release(it->second.tensor->bytes);
-      const std::lock_guard lock(made_mutex_);
-      made_.erase(it->first);
     }
+  }
+
+  void release(std::string_view module) const override {
+    drop_pages(module);
+    const std::string prefix = std::string(module) + ".";
+    const std::lock_guard lock(made_mutex_);
+    std::erase_if(made_, [&](const auto& made) { return made.first.starts_with(prefix); });
   }
 
   std::int64_t size_bytes() const override {

@@ -148,6 +148,7 @@ class DummyCheckpoint final : public formats::Checkpoint {
   }
 
   Tensor bias(std::string_view, std::int64_t) const override { return {}; }
+  void drop_pages(std::string_view) const override {}
   void release(std::string_view) const override {}
   std::int64_t size_bytes() const override { return 0; }
 

@@ -69,7 +69,11 @@ std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpo
   std::vector<LinearPart> parts(1);
   parts[0].weights = has_own ? checkpoint.linear(head, shape) : load_table(checkpoint, embedding, shape);
   auto linear = backend.make_linear(std::move(parts), {.name = head, .is_lm_head = true});
-  checkpoint.release(has_own ? head : architecture.embedding);
+  if (has_own) {
+    checkpoint.release(head);
+  } else {
+    checkpoint.drop_pages(architecture.embedding);  // the embedding still borrows the table
+  }
   return linear;
 }
 
