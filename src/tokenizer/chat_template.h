@@ -39,8 +39,9 @@ struct ChatTemplateChoice {
 };
 
 /// In order: `override_source` where not empty (--chat-template), chat_template.jinja, tokenizer_config.json's
-/// chat_template (a string, or a list whose "default" entry counts), the model family's (Llama-2 [INST], Mistral,
-/// ChatML where the vocabulary has <|im_start|>), plain "User: … Assistant:" turns.
+/// chat_template (a string, or a list whose "default" entry counts), the family's (ChatML where the vocabulary has
+/// <|im_start|>, Llama-2 [INST], Mistral), plain "User: … Assistant:" turns.
+/// Errors: InvalidArgument where the template that counts does not compile.
 ChatTemplateChoice choose_chat_template(std::string_view override_source, std::string_view chat_template_jinja,
                                         const Json& tokenizer_config, std::string_view model_type,
                                         std::string_view model_name, bool vocabulary_has_im_start);
