@@ -81,7 +81,8 @@ class AddedTokens {
       const auto span = token_span(text, token, *match, end, special);
       if (!span) continue;
       if (end < span->begin) visit(Segment{text.substr(end, span->begin - end), nullptr});
-      visit(Segment{text.substr(span->begin, span->end - span->begin), &token});
+      // White space that a token before has taken may leave nothing.
+      if (span->begin < span->end) visit(Segment{text.substr(span->begin, span->end - span->begin), &token});
       end = span->end;
     }
     if (end < text.size()) visit(Segment{text.substr(end), nullptr});

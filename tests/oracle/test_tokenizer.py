@@ -141,7 +141,7 @@ def component_variants(description):
             normalizer={"type": "Strip", "strip_left": left, "strip_right": right}
         )
     yield "replace-regex", variant(
-        normalizer={"type": "Replace", "pattern": {"Regex": r"\s+|e*"}, "content": " $0 "}
+        normalizer={"type": "Replace", "pattern": {"Regex": r"\s+|e+"}, "content": " $0 "}
     )
     for name, flags in {
         "lstrip": {"lstrip": True},
