@@ -53,7 +53,7 @@ MergePair read_merge(const ComponentJson& json, simdjson::dom::element element, 
 
 }  // namespace
 
-/// Writes the symbols of a piece, with what becomes of characters that are no tokens.
+/// Appends the symbols of a piece, with what becomes of characters that are no tokens.
 class Bpe::SymbolWriter {
  public:
   SymbolWriter(const Bpe& bpe, std::vector<std::int32_t>& symbols) : bpe_(bpe), symbols_(symbols) {}
@@ -173,17 +173,14 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<std::int3
   if (piece.size() > WordMerger::kMaxSymbols) {
     throw Error(ErrorCode::InvalidArgument, "the text is too long to be tokenized: over 512 MiB without a break");
   }
-  scratch.symbols.clear();
+  const std::size_t begin = tokens.size();
   if (const auto token = whole_piece(piece)) {
-    scratch.symbols.push_back(*token);
+    tokens.push_back(*token);
   } else {
-    write_symbols(piece, scratch.symbols);
-    scratch.merger.merge(merges_, scratch.symbols);
+    append_symbols(piece, tokens);
+    tokens.resize(begin + scratch.merger.merge(merges_, std::span(tokens).subspan(begin)));
   }
-  tokens.insert(tokens.end(), scratch.symbols.begin(), scratch.symbols.end());
-  if (is_cached) scratch.cache.insert(key, scratch.symbols);
-  constexpr std::size_t kMaxKeptSymbols = 64 * 1024;
-  if (scratch.symbols.capacity() > kMaxKeptSymbols) scratch.symbols = {};
+  if (is_cached) scratch.cache.insert(key, std::span(tokens).subspan(begin));
 }
 
 std::optional<std::int32_t> Bpe::whole_piece(std::string_view piece) const {
@@ -191,10 +188,11 @@ std::optional<std::int32_t> Bpe::whole_piece(std::string_view piece) const {
   return form_ == PieceForm::Bytes ? pieces_.find(piece) : vocabulary_.find(piece);
 }
 
-void Bpe::write_symbols(std::string_view piece, std::vector<std::int32_t>& symbols) const {
+void Bpe::append_symbols(std::string_view piece, std::vector<std::int32_t>& symbols) const {
+  const std::size_t max_size = symbols.size() + piece.size();
+  if (max_size > symbols.capacity()) symbols.reserve(std::max(max_size, 2 * symbols.capacity()));
   SymbolWriter writer(*this, symbols);
   if (form_ == PieceForm::Bytes) {
-    symbols.reserve(piece.size());
     for (const char c : piece) {
       const std::int32_t token = bytes_[static_cast<unsigned char>(c)];
       if (token != kNoToken) {

@@ -23,7 +23,6 @@ class Bpe {
   struct Scratch {
     WordCache cache;
     WordMerger merger;
-    std::vector<std::int32_t> symbols;
   };
 
   /// `json` is tokenizer.json's "model"; `form`: what pieces are made of.
@@ -44,7 +43,7 @@ class Bpe {
   void read_merges(const ComponentJson& json);
   void index_bytes();
   std::optional<std::int32_t> whole_piece(std::string_view piece) const;
-  void write_symbols(std::string_view piece, std::vector<std::int32_t>& symbols) const;
+  void append_symbols(std::string_view piece, std::vector<std::int32_t>& symbols) const;
 
   PieceForm form_;
   Vocabulary vocabulary_;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <pcre2.h>
 
+#include <algorithm>
 #include <ctime>
 #include <new>
 
@@ -15,8 +16,10 @@ namespace nibble::tokenizer {
 namespace {
 
 constexpr std::size_t kMaxPatternBytes = 64 * 1024;
-// Backtracking steps of one attempt at one place; PCRE2's own default. Real patterns need a handful.
-constexpr std::uint32_t kMaxSteps = 10'000'000;
+// Backtracking steps of one attempt at one place: PCRE2's own default, and some for each byte, since giving back a long
+// run (\s*[\r\n]+ over spaces) takes one a character.
+constexpr std::size_t kMaxSteps = 10'000'000;
+constexpr std::size_t kMaxStepsPerByte = 4;
 constexpr std::size_t kJitStackStartBytes = 32 * 1024;
 constexpr std::size_t kJitStackMaxBytes = 8 * 1024 * 1024;
 // PCRE2 cannot be interrupted, so it searches at most so many places a call, and the time is looked at in between.
@@ -42,7 +45,6 @@ RegexScratch::RegexScratch()
       context_(pcre2_match_context_create(nullptr)),
       stack_(pcre2_jit_stack_create(kJitStackStartBytes, kJitStackMaxBytes, nullptr)) {
   if (match_ == nullptr || context_ == nullptr || stack_ == nullptr) throw std::bad_alloc();
-  pcre2_set_match_limit(context_, kMaxSteps);
   pcre2_jit_stack_assign(context_, nullptr, stack_);
 }
 
@@ -55,6 +57,8 @@ RegexScratch::~RegexScratch() {
 void RegexScratch::begin(std::size_t size_bytes) {
   deadline_ns_ = thread_cpu_ns() + 5'000'000'000 + static_cast<std::int64_t>(size_bytes) * 2'000;
   num_searches_ = 0;
+  pcre2_set_match_limit(
+      context_, static_cast<std::uint32_t>(std::min(kMaxSteps + size_bytes * kMaxStepsPerByte, std::size_t{1} << 31)));
 }
 
 void Regex::Free::operator()(pcre2_real_code_8* code) const {

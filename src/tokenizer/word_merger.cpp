@@ -1,7 +1,6 @@
 #include "tokenizer/word_merger.h"
 
 #include <algorithm>
-#include <functional>
 
 #include "core/error.h"
 
@@ -9,10 +8,9 @@ namespace nibble::tokenizer {
 namespace {
 
 constexpr std::uint32_t kNoBucket = 0xFFFFFFFF;
-// Up to here scanning all pairs for the lowest rank beats any queue.
-constexpr std::size_t kMaxShortSymbols = 64;
 // Memory of longer words is given back at once.
-constexpr std::size_t kMaxKeptSymbols = 64 * 1024;
+constexpr std::size_t kMaxKeptChunks = 16 * 1024;
+constexpr std::int32_t kInside = -1;  // a place in the middle of a token; no span is 1 there
 
 }  // namespace
 
@@ -30,81 +28,62 @@ void MergeTable::insert(std::int32_t left, std::int32_t right, Merge merge) {
   slots_[i] = {pair, merge};
 }
 
-void WordMerger::merge(const MergeTable& merges, std::vector<std::int32_t>& symbols) {
-  if (symbols.size() < 2) return;
+std::size_t WordMerger::merge(const MergeTable& merges, std::span<std::int32_t> symbols) {
+  if (symbols.size() < 2) return symbols.size();
   check(symbols.size() <= kMaxSymbols, "a word is not longer than kMaxSymbols");
-  if (symbols.size() <= kMaxShortSymbols) {
-    merge_short(merges, symbols);
-  } else {
-    merge_long(merges, symbols);
-  }
+  if (symbols.size() <= kMaxShortSymbols) return merge_short(merges, symbols);
+  symbols_ = symbols;
+  merge_long(merges);
+  release();
+  return compact();
 }
 
-void WordMerger::merge_short(const MergeTable& merges, std::vector<std::int32_t>& symbols) {
-  pair_merges_.resize(symbols.size() - 1);
-  for (std::size_t i = 0; i + 1 < symbols.size(); ++i) pair_merges_[i] = merges.find(symbols[i], symbols[i + 1]);
-  while (!pair_merges_.empty()) {
-    const auto best = std::min_element(pair_merges_.begin(), pair_merges_.end(),
+std::size_t WordMerger::merge_short(const MergeTable& merges, std::span<std::int32_t> symbols) {
+  std::size_t num_pairs = symbols.size() - 1;
+  for (std::size_t i = 0; i < num_pairs; ++i) pair_merges_[i] = merges.find(symbols[i], symbols[i + 1]);
+  while (num_pairs > 0) {
+    const auto pairs_end = pair_merges_.begin() + static_cast<std::ptrdiff_t>(num_pairs);
+    const auto best = std::min_element(pair_merges_.begin(), pairs_end,
                                        [](const Merge& a, const Merge& b) { return a.rank < b.rank; });
-    if (!*best) return;
+    if (!*best) break;
     const auto i = static_cast<std::size_t>(best - pair_merges_.begin());
     symbols[i] = best->token;
-    symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(i) + 1);
-    pair_merges_.erase(best);
+    std::copy(symbols.begin() + static_cast<std::ptrdiff_t>(i) + 2,
+              symbols.begin() + static_cast<std::ptrdiff_t>(num_pairs) + 1,
+              symbols.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+    std::copy(best + 1, pairs_end, best);
+    --num_pairs;
     if (i > 0) pair_merges_[i - 1] = merges.find(symbols[i - 1], symbols[i]);
-    if (i < pair_merges_.size()) pair_merges_[i] = merges.find(symbols[i], symbols[i + 1]);
+    if (i < num_pairs) pair_merges_[i] = merges.find(symbols[i], symbols[i + 1]);
   }
+  return num_pairs + 1;
 }
 
 // A heap of all pairs costs a cache miss a level on a word of megabytes. Pairs of one rank are the same pair, so they
 // share a bucket: a list from left to right, appended to in constant time. Only the buckets are in a heap.
-void WordMerger::merge_long(const MergeTable& merges, std::vector<std::int32_t>& symbols) {
-  link_symbols(symbols);
-  for (std::int32_t place = 0; place + 1 < static_cast<std::int32_t>(linked_.size()); ++place) {
+void WordMerger::merge_long(const MergeTable& merges) {
+  for (std::int32_t place = 0; place + 1 < static_cast<std::int32_t>(symbols_.size()); ++place) {
     add_pair(merges, place);
   }
   while (!queue_.empty()) {
-    const auto [rank, index] = queue_.top();
-    // buckets_ may grow in apply(), so no reference to the bucket is kept across it.
+    const std::uint32_t index = queue_.top().second;
     const std::int32_t place = pop_place(buckets_[index]);
     if (place == kEnd) {
       buckets_[index].is_queued = false;
       queue_.pop();
-      continue;
+    } else if (is_current(buckets_[index], place)) {
+      apply(merges, buckets_[index].merge, place);
     }
-    const Symbol& symbol = linked_[static_cast<std::size_t>(place)];
-    const bool is_current = symbol.token == buckets_[index].left && symbol.next != kEnd &&
-                            linked_[static_cast<std::size_t>(symbol.next)].token == buckets_[index].right;
-    if (is_current) apply(merges, buckets_[index].merge, place);
-  }
-  symbols.clear();
-  for (const Symbol& symbol : linked_) {
-    if (symbol.token != kMerged) symbols.push_back(symbol.token);
-  }
-  release();
-}
-
-void WordMerger::link_symbols(const std::vector<std::int32_t>& symbols) {
-  const auto num_symbols = static_cast<std::int32_t>(symbols.size());
-  linked_.resize(symbols.size());
-  for (std::int32_t i = 0; i < num_symbols; ++i) {
-    const auto index = static_cast<std::size_t>(i);
-    linked_[index] = {symbols[index], i - 1, i + 1 < num_symbols ? i + 1 : kEnd};
   }
 }
 
 void WordMerger::add_pair(const MergeTable& merges, std::int32_t place) {
-  const Symbol& symbol = linked_[static_cast<std::size_t>(place)];
-  const std::int32_t right = linked_[static_cast<std::size_t>(symbol.next)].token;
-  const Merge merge = merges.find(symbol.token, right);
+  const std::int32_t right = symbol(next(place));
+  const Merge merge = merges.find(symbol(place), right);
   if (!merge) return;
-  const std::uint32_t index = bucket_of(merge, symbol.token, right);
+  const std::uint32_t index = bucket_of(merge, symbol(place), right);
   Bucket& bucket = buckets_[index];
-  if (bucket.first_entry != kEnd && entries_[static_cast<std::size_t>(bucket.last_entry)].place > place) {
-    bucket.late.push(place);
-  } else {
-    append_entry(bucket, place);
-  }
+  append_place(bucket, place);
   if (!bucket.is_queued) queue_.push({merge.rank, index});
   bucket.is_queued = true;
 }
@@ -114,67 +93,118 @@ std::uint32_t WordMerger::bucket_of(Merge merge, std::int32_t left, std::int32_t
   std::uint32_t& index = bucket_of_rank_[merge.rank];
   if (index == kNoBucket) {
     index = static_cast<std::uint32_t>(buckets_.size());
-    buckets_.emplace_back();
-    buckets_.back().left = left;
-    buckets_.back().right = right;
-    buckets_.back().merge = merge;
+    Bucket& bucket = buckets_.emplace_back();
+    bucket.left = left;
+    bucket.right = right;
+    bucket.merge = merge;
   }
   return index;
 }
 
-void WordMerger::append_entry(Bucket& bucket, std::int32_t place) {
-  std::int32_t entry = free_entries_;
-  if (entry == kEnd) {
-    entry = static_cast<std::int32_t>(entries_.size());
-    entries_.emplace_back();
-  } else {
-    free_entries_ = entries_[static_cast<std::size_t>(entry)].next;
+void WordMerger::append_place(Bucket& bucket, std::int32_t place) {
+  const bool is_empty = bucket.first_chunk == kEnd;
+  if (!is_empty) {
+    const Chunk& last = chunks_[static_cast<std::size_t>(bucket.last_chunk)];
+    if (last.places[static_cast<std::size_t>(bucket.last_index) - 1] > place) {
+      bucket.late.push(place);
+      return;
+    }
   }
-  entries_[static_cast<std::size_t>(entry)] = {place, kEnd};
-  if (bucket.first_entry == kEnd) {
-    bucket.first_entry = entry;
-  } else {
-    entries_[static_cast<std::size_t>(bucket.last_entry)].next = entry;
+  if (is_empty || bucket.last_index == Chunk::kPlaces) {
+    std::int32_t chunk = free_chunks_;
+    if (chunk == kEnd) {
+      chunk = static_cast<std::int32_t>(chunks_.size());
+      chunks_.emplace_back();
+    } else {
+      free_chunks_ = chunks_[static_cast<std::size_t>(chunk)].next;
+    }
+    chunks_[static_cast<std::size_t>(chunk)].next = kEnd;
+    if (is_empty) {
+      bucket.first_chunk = chunk;
+      bucket.first_index = 0;
+    } else {
+      chunks_[static_cast<std::size_t>(bucket.last_chunk)].next = chunk;
+    }
+    bucket.last_chunk = chunk;
+    bucket.last_index = 0;
   }
-  bucket.last_entry = entry;
+  const auto index = static_cast<std::size_t>(bucket.last_index++);
+  chunks_[static_cast<std::size_t>(bucket.last_chunk)].places[index] = place;
 }
 
 std::int32_t WordMerger::pop_place(Bucket& bucket) {
-  const bool has_listed = bucket.first_entry != kEnd;
-  const Entry listed = has_listed ? entries_[static_cast<std::size_t>(bucket.first_entry)] : Entry{kEnd, kEnd};
-  if (!bucket.late.empty() && (!has_listed || bucket.late.top() < listed.place)) {
+  const bool has_listed = bucket.first_chunk != kEnd;
+  const auto index = static_cast<std::size_t>(bucket.first_index);
+  const std::int32_t listed = has_listed ? chunks_[static_cast<std::size_t>(bucket.first_chunk)].places[index] : kEnd;
+  if (!bucket.late.empty() && (!has_listed || bucket.late.top() < listed)) {
     const std::int32_t place = bucket.late.top();
     bucket.late.pop();
     return place;
   }
-  if (has_listed) {
-    entries_[static_cast<std::size_t>(bucket.first_entry)].next = free_entries_;
-    free_entries_ = bucket.first_entry;
-    bucket.first_entry = listed.next;
-  }
-  return listed.place;
+  if (!has_listed) return kEnd;
+  ++bucket.first_index;
+  const bool is_last_chunk = bucket.first_chunk == bucket.last_chunk;
+  if (bucket.first_index == (is_last_chunk ? bucket.last_index : Chunk::kPlaces)) free_first_chunk(bucket);
+  return listed;
+}
+
+void WordMerger::free_first_chunk(Bucket& bucket) {
+  Chunk& chunk = chunks_[static_cast<std::size_t>(bucket.first_chunk)];
+  const std::int32_t next_chunk = chunk.next;
+  chunk.next = free_chunks_;
+  free_chunks_ = bucket.first_chunk;
+  bucket.first_chunk = next_chunk;
+  bucket.first_index = 0;
+}
+
+bool WordMerger::is_current(const Bucket& bucket, std::int32_t place) const {
+  if (symbol(place) != bucket.left) return false;
+  const std::int32_t right = next(place);
+  return right < static_cast<std::int32_t>(symbols_.size()) && symbol(right) == bucket.right;
 }
 
 void WordMerger::apply(const MergeTable& merges, const Merge& merge, std::int32_t place) {
-  Symbol& symbol = linked_[static_cast<std::size_t>(place)];
-  Symbol& right = linked_[static_cast<std::size_t>(symbol.next)];
-  symbol.token = merge.token;
-  symbol.next = right.next;
-  right.token = kMerged;
-  if (symbol.next != kEnd) linked_[static_cast<std::size_t>(symbol.next)].previous = place;
-  const std::int32_t previous = symbol.previous;
-  if (previous != kEnd) add_pair(merges, previous);
-  if (linked_[static_cast<std::size_t>(place)].next != kEnd) add_pair(merges, place);
+  const auto begin = static_cast<std::size_t>(place);
+  const std::int32_t right = next(place);
+  const std::int32_t merged_span = right - place + span(right);
+  symbols_[static_cast<std::size_t>(right)] = kInside;
+  symbols_[begin] = merge.token;
+  symbols_[begin + 1] = -merged_span;
+  symbols_[begin + static_cast<std::size_t>(merged_span) - 1] = -merged_span;
+  if (place > 0) add_pair(merges, previous(place));
+  if (next(place) < static_cast<std::int32_t>(symbols_.size())) add_pair(merges, place);
+}
+
+std::int32_t WordMerger::span(std::int32_t place) const {
+  const auto behind = static_cast<std::size_t>(place) + 1;
+  return behind < symbols_.size() && symbols_[behind] < 0 ? -symbols_[behind] : 1;
+}
+
+std::int32_t WordMerger::next(std::int32_t place) const {
+  return place + span(place);
+}
+
+std::int32_t WordMerger::previous(std::int32_t place) const {
+  const std::int32_t before = symbol(place - 1);
+  return before < 0 ? place + before : place - 1;
+}
+
+std::size_t WordMerger::compact() {
+  std::size_t num_tokens = 0;
+  for (std::int32_t place = 0; place < static_cast<std::int32_t>(symbols_.size());) {
+    const std::int32_t behind = next(place);
+    symbols_[num_tokens++] = symbol(place);  // never at or behind `behind`
+    place = behind;
+  }
+  return num_tokens;
 }
 
 void WordMerger::release() {
   for (const Bucket& bucket : buckets_) bucket_of_rank_[bucket.merge.rank] = kNoBucket;
   buckets_.clear();
-  entries_.clear();
-  free_entries_ = kEnd;
-  if (linked_.size() <= kMaxKeptSymbols) return;
-  linked_ = {};
-  entries_ = {};
+  if (chunks_.size() > kMaxKeptChunks) chunks_ = {};
+  chunks_.clear();
+  free_chunks_ = kEnd;
 }
 
 }  // namespace nibble::tokenizer
