@@ -65,6 +65,7 @@ class Normalization {
 
  private:
   void append_normalized(std::string_view run, std::string& normalized) {
+    code_points_.reserve(run.size() / 2);
     for (std::size_t at = 0; at < run.size();) {
       const CodePoint code_point = decode_utf8(run, at);
       at += code_point.size_bytes;

@@ -102,59 +102,74 @@ std::uint32_t WordMerger::bucket_of(Merge merge, std::int32_t left, std::int32_t
 }
 
 void WordMerger::append_place(Bucket& bucket, std::int32_t place) {
-  const bool is_empty = bucket.first_chunk == kEnd;
-  if (!is_empty) {
-    const Chunk& last = chunks_[static_cast<std::size_t>(bucket.last_chunk)];
-    if (last.places[static_cast<std::size_t>(bucket.last_index) - 1] > place) {
-      bucket.late.push(place);
-      return;
-    }
+  if (bucket.first_chunk == kEnd) return append_run(bucket, {place, place, 0});
+  Run& last = run(bucket.last_chunk, bucket.last_run);
+  if (place < last.last) {
+    bucket.late.push(place);
+  } else if (last.first == last.last || place - last.last == last.step) {
+    last.step = place - last.last;
+    last.last = place;
+  } else {
+    append_run(bucket, {place, place, 0});
   }
-  if (is_empty || bucket.last_index == Chunk::kPlaces) {
-    std::int32_t chunk = free_chunks_;
-    if (chunk == kEnd) {
-      chunk = static_cast<std::int32_t>(chunks_.size());
-      chunks_.emplace_back();
-    } else {
-      free_chunks_ = chunks_[static_cast<std::size_t>(chunk)].next;
-    }
-    chunks_[static_cast<std::size_t>(chunk)].next = kEnd;
-    if (is_empty) {
-      bucket.first_chunk = chunk;
-      bucket.first_index = 0;
-    } else {
-      chunks_[static_cast<std::size_t>(bucket.last_chunk)].next = chunk;
-    }
+}
+
+void WordMerger::append_run(Bucket& bucket, Run added) {
+  if (bucket.first_chunk == kEnd) {
+    bucket.first_chunk = bucket.last_chunk = new_chunk();
+    bucket.first_run = bucket.last_run = 0;
+  } else if (++bucket.last_run == Chunk::kRuns) {
+    const std::int32_t chunk = new_chunk();
+    chunks_[static_cast<std::size_t>(bucket.last_chunk)].next = chunk;
     bucket.last_chunk = chunk;
-    bucket.last_index = 0;
+    bucket.last_run = 0;
   }
-  const auto index = static_cast<std::size_t>(bucket.last_index++);
-  chunks_[static_cast<std::size_t>(bucket.last_chunk)].places[index] = place;
+  run(bucket.last_chunk, bucket.last_run) = added;
+}
+
+std::int32_t WordMerger::new_chunk() {
+  std::int32_t chunk = free_chunks_;
+  if (chunk == kEnd) {
+    chunk = static_cast<std::int32_t>(chunks_.size());
+    chunks_.emplace_back();
+  } else {
+    free_chunks_ = chunks_[static_cast<std::size_t>(chunk)].next;
+  }
+  chunks_[static_cast<std::size_t>(chunk)].next = kEnd;
+  return chunk;
 }
 
 std::int32_t WordMerger::pop_place(Bucket& bucket) {
   const bool has_listed = bucket.first_chunk != kEnd;
-  const auto index = static_cast<std::size_t>(bucket.first_index);
-  const std::int32_t listed = has_listed ? chunks_[static_cast<std::size_t>(bucket.first_chunk)].places[index] : kEnd;
-  if (!bucket.late.empty() && (!has_listed || bucket.late.top() < listed)) {
+  if (!has_listed && bucket.late.empty()) return kEnd;
+  if (!has_listed || (!bucket.late.empty() && bucket.late.top() < run(bucket.first_chunk, bucket.first_run).first)) {
     const std::int32_t place = bucket.late.top();
     bucket.late.pop();
     return place;
   }
-  if (!has_listed) return kEnd;
-  ++bucket.first_index;
-  const bool is_last_chunk = bucket.first_chunk == bucket.last_chunk;
-  if (bucket.first_index == (is_last_chunk ? bucket.last_index : Chunk::kPlaces)) free_first_chunk(bucket);
-  return listed;
+  Run& first = run(bucket.first_chunk, bucket.first_run);
+  const std::int32_t place = first.first;
+  if (place == first.last) {
+    drop_first_run(bucket);
+  } else {
+    first.first += first.step;
+  }
+  return place;
 }
 
-void WordMerger::free_first_chunk(Bucket& bucket) {
+void WordMerger::drop_first_run(Bucket& bucket) {
+  const bool is_last_run = bucket.first_chunk == bucket.last_chunk && bucket.first_run == bucket.last_run;
+  if (++bucket.first_run < Chunk::kRuns && !is_last_run) return;
   Chunk& chunk = chunks_[static_cast<std::size_t>(bucket.first_chunk)];
   const std::int32_t next_chunk = chunk.next;
   chunk.next = free_chunks_;
   free_chunks_ = bucket.first_chunk;
   bucket.first_chunk = next_chunk;
-  bucket.first_index = 0;
+  bucket.first_run = 0;
+}
+
+WordMerger::Run& WordMerger::run(std::int32_t chunk, std::int32_t index) {
+  return chunks_[static_cast<std::size_t>(chunk)].runs[static_cast<std::size_t>(index)];
 }
 
 bool WordMerger::is_current(const Bucket& bucket, std::int32_t place) const {

@@ -17,18 +17,24 @@ namespace nibble::tokenizer {
 class WordMerger {
  public:
   /// `symbols`: token ids in, merged token ids out, at the front; answers how many. At most kMaxSymbols.
-  /// O(n log n); needs about five bytes a symbol beside them.
+  /// O(n log n); beside them it needs up to six bytes a symbol.
   std::size_t merge(const MergeTable& merges, std::span<std::int32_t> symbols);
 
   /// So that places and spans fit 31 bits.
   static constexpr std::size_t kMaxSymbols = std::size_t{1} << 29;
 
  private:
-  /// Part of a bucket's list of places: a cache line.
+  /// Places first, first + step, …, last: where a text repeats itself, few of these hold all places.
+  struct Run {
+    std::int32_t first;
+    std::int32_t last;
+    std::int32_t step;
+  };
+  /// Part of a bucket's list of runs: a cache line.
   struct Chunk {
-    static constexpr std::int32_t kPlaces = 15;
+    static constexpr std::int32_t kRuns = 5;
     std::int32_t next;
-    std::array<std::int32_t, kPlaces> places;
+    std::array<Run, kRuns> runs;
   };
   /// Places where one merge may apply, in the order they are to be tried.
   struct Bucket {
@@ -37,8 +43,8 @@ class WordMerger {
     Merge merge;
     std::int32_t first_chunk = kEnd;
     std::int32_t last_chunk = kEnd;
-    std::int32_t first_index = 0;  // in first_chunk
-    std::int32_t last_index = 0;   // in last_chunk, one behind the last place
+    std::int32_t first_run = 0;  // in first_chunk
+    std::int32_t last_run = 0;   // in last_chunk
     bool is_queued = false;
     // Places that came after a place to their right: rare, so kept apart from the list.
     std::priority_queue<std::int32_t, std::vector<std::int32_t>, std::greater<>> late;
@@ -52,8 +58,11 @@ class WordMerger {
   void add_pair(const MergeTable& merges, std::int32_t place);
   std::uint32_t bucket_of(Merge merge, std::int32_t left, std::int32_t right);
   void append_place(Bucket& bucket, std::int32_t place);
+  void append_run(Bucket& bucket, Run run);
+  std::int32_t new_chunk();
   std::int32_t pop_place(Bucket& bucket);
-  void free_first_chunk(Bucket& bucket);
+  void drop_first_run(Bucket& bucket);
+  Run& run(std::int32_t chunk, std::int32_t index);
   bool is_current(const Bucket& bucket, std::int32_t place) const;
   void apply(const MergeTable& merges, const Merge& merge, std::int32_t place);
   std::size_t compact();

@@ -188,12 +188,10 @@ def test_repairs_invalid_utf8_as_python_does(build_dir, tmp_path, smollm2_json):
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "é", "中", "ab", "0", "!", "<", "\u0301", "<|im_start"])
-def test_ten_megabytes_cost_ten_times_one_megabyte(pair, unit):
-    """Time, but as a ratio within one process, and only one that quadratic work (100x) fails."""
+def test_ten_megabytes_cost_about_ten_times_one_megabyte(pair, unit):
+    """CPU time as a ratio within one process: 10 to 12 on an idle machine; 20 leaves room, quadratic work gives 100."""
     _, ours = pair
     times = 1_000_000 // len(unit.encode())
-    seconds = [
-        answer["seconds"]
-        for answer in ours.ask([{"repeat": unit, "times": n} for n in (times, times, 10 * times)])
-    ]
-    assert seconds[2] <= 30 * max(seconds[1], 0.01), seconds
+    answers = ours.ask([{"repeat": unit, "times": n} for n in (times, times, 10 * times)])
+    seconds = [answer["seconds"] for answer in answers]
+    assert seconds[2] <= 20 * max(seconds[:2]), seconds
