@@ -165,6 +165,18 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
   return {reinterpret_cast<const char*>(file.bytes().data()), file.size_bytes()};
 }
 
+std::string read_corpus_file(const std::filesystem::path& path, std::size_t max_bytes) {
+  std::string text = read_text_file(path, max_bytes);
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const bool is_return = text[i] == '\r';
+    text[kept++] = is_return ? '\n' : text[i];
+    if (is_return && i + 1 < text.size() && text[i + 1] == '\n') ++i;
+  }
+  text.resize(kept);
+  return text;
+}
+
 void write_text_file(const std::filesystem::path& path, std::string_view text) {
   AtomicFile file(path);
   file.write(text);

@@ -74,6 +74,9 @@ class AtomicFile {
 
 /// The whole file as text. Errors: as MappedFile; InvalidArgument above `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 30);
+/// A text to calibrate or measure on: as read_text_file, but with the line ends \r\n and \r as \n, which is how
+/// Python's text mode reads it and so what other programs' token counts and perplexities stand for.
+std::string read_corpus_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 30);
 /// Writes through an AtomicFile.
 void write_text_file(const std::filesystem::path& path, std::string_view text);
 /// A safe file name inside a folder: no separator, no "..", not empty, not absolute.

@@ -84,7 +84,7 @@ class TaskContext {
 
   /// The text files, joined and tokenised once as transformers' `tokenizer(text)` does: BOS stands in front of the
   /// whole text where the tokenizer adds one, never in front of each window. Errors: InvalidArgument without --text or
-  /// for an empty text; as read_text_file.
+  /// for an empty text; as read_corpus_file.
   const std::vector<std::int32_t>& text_tokens();
   /// One pass of every model over the windows of the text, made when first asked for. Errors: InvalidArgument where the
   /// text is shorter than a window.

@@ -74,7 +74,7 @@ const std::vector<std::int32_t>& TaskContext::text_tokens() {
     throw Error(ErrorCode::InvalidArgument, "ppl, kl and continuation measure on a text: add --text FILE");
   }
   std::string text;
-  for (const auto& file : options_.text_files) text += read_text_file(file);
+  for (const auto& file : options_.text_files) text += read_corpus_file(file);
   if (text.empty()) {
     throw Error(ErrorCode::InvalidArgument,
                 fmt::format("{}: empty; --text takes a file with text", options_.text_files.front().string()));

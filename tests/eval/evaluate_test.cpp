@@ -75,6 +75,15 @@ TEST_F(Evaluate, BosStandsOnceInFrontOfTheWholeText) {
   EXPECT_EQ(engine.scored[1][0], static_cast<std::int32_t>(read_text_file(text_.path())[31]));
 }
 
+TEST_F(Evaluate, ReadsLineEndsAsPythonDoes) {
+  const TextFile file("ends.txt", "a\r\nb\rc\n\r\r\n");
+  options_.text_files = {file.path()};
+  options_.tasks = {"ppl"};
+  options_.window_len = 8;
+  run({&uniform_});
+  EXPECT_EQ(ByteTokenizer().decode(uniform_.scored[0], true), "a\nb\nc\n\n\n");
+}
+
 TEST_F(Evaluate, PerplexityAndKlShareOnePassOfEachModel) {
   options_.tasks = {"ppl", "kl"};
   options_.num_windows = 2;

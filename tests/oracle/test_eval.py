@@ -178,7 +178,7 @@ def test_log_likelihoods_are_those_of_lm_evals_prompts(nibble, smollm2, peer, tm
 
 
 def test_perplexity_is_transformers(nibble, smollm2, peer, tmp_path):
-    text, window_len = TEXT, 64
+    text, window_len = TEXT, 40
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     report = run_eval(nibble, tmp_path, smollm2, "--tasks", "ppl", "--text", tmp_path / "text.txt", "--window-len",
                       str(window_len))
