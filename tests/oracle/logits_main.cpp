@@ -1,13 +1,17 @@
-// usage: nibble_logits MODEL DEVICE TOKENS.json LOGITS.f32
+// usage: nibble_logits MODEL DEVICE NUM_GREEDY PROMPTS.json SEQUENCES.json LOGITS.f32
 //
-// Writes the logits of every position of every sequence in TOKENS.json (an array of arrays of token ids), one sequence
-// after another: f32, [num_tokens, vocab_size] each. DEVICE "exact" is the reference backend with f32 activations and
-// KV cache, else a name as in --device.
+// Continues each prompt of PROMPTS.json (an array of arrays of token ids) greedily by up to NUM_GREEDY tokens, writes
+// prompts with their continuations to SEQUENCES.json, and the logits of every position of those, one sequence after
+// another, to LOGITS.f32: [num_tokens, vocab_size] each. DEVICE "exact" is the reference backend with f32 activations
+// and KV cache, else a name as in --device.
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <fstream>
+#include <future>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/json.h"
@@ -16,35 +20,68 @@
 namespace {
 
 using namespace nibble;
+using Tokens = std::vector<std::int32_t>;
 
-void write_logits(const std::string& model, const std::string& device, const std::string& tokens_file,
-                  const std::string& logits_file) {
+std::unique_ptr<engine::Engine> load(const std::string& model, const std::string& device) {
   engine::EngineOptions options;
   options.exact = device == "exact";
   options.device = options.exact ? "reference" : device;
   options.kv_cache_memory_bytes = 256'000'000;
-  const auto engine = engine::Engine::load(model, options);
-  std::ofstream file(logits_file, std::ios::binary);
+  return engine::Engine::load(model, options);
+}
+
+/// The tokens that follow `prompt` greedily; EOS, where it comes, is the last one.
+Tokens continue_greedily(engine::Engine& engine, const Tokens& prompt, std::int64_t max_tokens) {
+  Tokens continuation;
+  std::promise<void> done;
+  engine::Request request;
+  request.id = "greedy";
+  request.prompt = prompt;
+  request.params.temperature = 0;
+  request.params.max_tokens = max_tokens;
+  request.on_output = [&](const engine::RequestOutput& output) {
+    continuation.insert(continuation.end(), output.tokens.begin(), output.tokens.end());
+    if (output.finish_reason != engine::FinishReason::None) done.set_value();
+  };
+  engine.submit(std::move(request));
+  done.get_future().wait();
+  return continuation;
+}
+
+void write_logits(engine::Engine& engine, const Tokens& sequence, std::ofstream& file) {
+  engine.score(sequence, [&](const engine::LogitTile& tile) {
+    for (std::int64_t row = 0; row < tile.logits.rows; ++row) {
+      file.write(reinterpret_cast<const char*>(tile.logits.row(row)),
+                 tile.logits.cols * static_cast<std::streamsize>(sizeof(float)));
+    }
+  });
+}
+
+void run(char** arguments) {
+  const auto engine = load(arguments[0], arguments[1]);
+  const std::int64_t num_greedy = std::stoll(arguments[2]);
+  std::ofstream file(arguments[5], std::ios::binary);
   file.exceptions(std::ios::failbit | std::ios::badbit);
-  for (const Json& sequence : read_json_file(tokens_file)) {
-    engine->score(sequence.get<std::vector<std::int32_t>>(), [&](const engine::LogitTile& tile) {
-      for (std::int64_t row = 0; row < tile.logits.rows; ++row) {
-        file.write(reinterpret_cast<const char*>(tile.logits.row(row)),
-                   tile.logits.cols * static_cast<std::streamsize>(sizeof(float)));
-      }
-    });
+  Json sequences = Json::array();
+  for (const Json& prompt : read_json_file(arguments[3])) {
+    auto sequence = prompt.get<Tokens>();
+    const Tokens continuation = continue_greedily(*engine, sequence, num_greedy);
+    sequence.insert(sequence.end(), continuation.begin(), continuation.end());
+    write_logits(*engine, sequence, file);
+    sequences.push_back(sequence);
   }
+  write_json_file(arguments[4], sequences);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::fprintf(stderr, "usage: %s MODEL DEVICE TOKENS.json LOGITS.f32\n", argv[0]);
+  if (argc != 7) {
+    std::fprintf(stderr, "usage: %s MODEL DEVICE NUM_GREEDY PROMPTS.json SEQUENCES.json LOGITS.f32\n", argv[0]);
     return 2;
   }
   try {
-    write_logits(argv[1], argv[2], argv[3], argv[4]);
+    run(argv + 1);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
