@@ -31,7 +31,7 @@ class Progress {
 
 /// "4.2 s", "3 min 10 s", "2 h 5 min"
 std::string format_duration(double seconds);
-/// "512 B", "1.5 KB", "135.2 MB", "13.0 GB" (powers of 1000)
+/// "512 B", "1.5 KB", "135.2 MB", "13.00 GB" (powers of 1000)
 std::string format_bytes(double bytes);
 
 }  // namespace nibble

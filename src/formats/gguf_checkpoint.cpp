@@ -109,16 +109,16 @@ GroupedIntWeights read_grouped(const GgufSource& source) {
   return w;
 }
 
-/// What most bytes of the file's matrices are stored as; nothing where they are floats.
+/// What most of the quantized bytes of the blocks' matrices are; nothing where all are floats.
 std::optional<QuantizationConfig> describe_quantization(const GgufFile& file) {
   std::map<GgufType, std::size_t> bytes_of_type;
   for (const auto& [name, tensor] : file.tensors()) {
-    if (tensor.shape.rank() == 2 && name.starts_with("blk.")) bytes_of_type[tensor.type] += tensor.bytes.size();
+    if (tensor.shape.rank() != 2 || !name.starts_with("blk.") || float_dtype(tensor.type)) continue;
+    bytes_of_type[tensor.type] += tensor.bytes.size();
   }
   if (bytes_of_type.empty()) return std::nullopt;
   const GgufType type =
       std::ranges::max_element(bytes_of_type, {}, [](const auto& entry) { return entry.second; })->first;
-  if (float_dtype(type)) return std::nullopt;
   const GgufTypeLayout& layout = layout_of(type);
   QuantizationConfig config;
   config.method = "gguf";

@@ -85,7 +85,9 @@ class Vocabulary {
     return found == ids_.end() ? std::nullopt : std::optional(found->second);
   }
   TokenType type(std::size_t id) const {
-    return types_ == nullptr ? TokenType::Normal : static_cast<TokenType>(static_cast<int>((*types_)[id]));
+    if (types_ == nullptr) return TokenType::Normal;
+    const double number = (*types_)[id];
+    return number >= 1 && number <= 6 ? static_cast<TokenType>(static_cast<int>(number)) : TokenType::Normal;
   }
   /// The token of an id that metadata names, such as tokenizer.ggml.bos_token_id.
   std::optional<std::string_view> named_token(std::string_view key) const {
