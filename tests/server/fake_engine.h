@@ -54,7 +54,6 @@ class FakeEngine final : public engine::Engine {
     std::chrono::microseconds step_time{0};
     std::size_t token_repeat = 1;  // every token's text is repeated: floods a connection
     std::int64_t fail_at_token = -1;
-    Json generation_config = nullptr;
   };
   FakeEngine() : FakeEngine(Options()) {}
   explicit FakeEngine(Options options);
@@ -62,7 +61,7 @@ class FakeEngine final : public engine::Engine {
 
   const models::ModelConfig& config() const override { return config_; }
   const tokenizer::Tokenizer& tokenizer() const override { return tokenizer_; }
-  const Json& generation_config() const override { return options_.generation_config; }
+  const Json& generation_config() const override { return generation_config_; }
   const Json& tokenizer_config() const override { return tokenizer_config_; }
   std::string chat_template_jinja() const override { return ""; }
   std::int64_t max_model_len() const override { return options_.max_model_len; }
@@ -99,6 +98,7 @@ class FakeEngine final : public engine::Engine {
   Options options_;
   FakeTokenizer tokenizer_;
   models::ModelConfig config_;
+  Json generation_config_;
   Json tokenizer_config_;
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;

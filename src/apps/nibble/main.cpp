@@ -9,6 +9,7 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "apps/nibble/output.h"
@@ -78,6 +79,19 @@ std::string did_you_mean(std::string_view word, const std::vector<std::string>& 
   return suggestion ? fmt::format("; did you mean {}?", *suggestion) : std::string();
 }
 
+/// vLLM's short flags of two letters, which CLI11 would read as two flags.
+std::string with_long_name(const std::string& argument, const std::vector<std::string>& flags) {
+  constexpr std::pair<std::string_view, std::string_view> kShortFlags[] = {
+      {"-tp", "--tensor-parallel-size"}, {"-pp", "--pipeline-parallel-size"}, {"-dp", "--data-parallel-size"}};
+  for (const auto& [short_name, long_name] : kShortFlags) {
+    const bool is_short = argument.substr(0, argument.find('=')) == short_name;
+    if (is_short && std::ranges::find(flags, long_name) != flags.end()) {
+      return std::string(long_name) + argument.substr(short_name.size());
+    }
+  }
+  return argument;
+}
+
 /// vLLM takes --max_model_len for --max-model-len: so does nibble, unless a flag is registered with underscores.
 std::string with_dashes(const std::string& argument, const std::vector<std::string>& flags) {
   if (!argument.starts_with("--")) return argument;
@@ -92,7 +106,7 @@ std::vector<std::string> normalized(std::vector<std::string> arguments, const CL
   const std::vector<std::string> flags = flag_names(command);
   for (std::string& argument : arguments) {
     if (argument == "--") break;
-    argument = with_dashes(argument, flags);
+    argument = with_long_name(with_dashes(argument, flags), flags);
   }
   return arguments;
 }

@@ -41,9 +41,9 @@ void take(const Json& config, const char* key, T& value, std::vector<std::string
 
 }  // namespace
 
-SamplingDefaults sampling_defaults(const Json& generation_config, GenerationConfigSource source) {
+SamplingDefaults sampling_defaults(const Json& generation_config) {
   SamplingDefaults defaults;
-  if (source == GenerationConfigSource::Vllm || !generation_config.is_object()) return defaults;
+  if (!generation_config.is_object()) return defaults;
   try {
     take(generation_config, "temperature", defaults.temperature, defaults.overridden);
     take(generation_config, "top_p", defaults.top_p, defaults.overridden);
@@ -65,7 +65,7 @@ Serving::Serving(engine::Engine& served_engine, std::unique_ptr<tokenizer::ChatT
     : engine(served_engine),
       chat_template(std::move(template_of_model)),
       options(std::move(api_options)),
-      defaults(sampling_defaults(engine.generation_config(), options.generation_config)),
+      defaults(sampling_defaults(options.generation_config)),
       system_fingerprint(
           fmt::format("nibble-{}-{:08x}", options.version, hash32(options.model_root + '\n' + engine.description()))),
       created(unix_seconds()),

@@ -14,19 +14,14 @@
 
 namespace nibble::server::openai {
 
-enum class GenerationConfigSource : std::uint8_t {
-  Auto,  // the model's generation_config.json gives sampling defaults
-  Vllm,  // only the API's own defaults
-};
-
 /// What the command line decides about the API; names as vLLM's flags.
 struct ApiOptions {
   std::vector<std::string> served_model_names;  // at least one; the first is echoed in answers
   std::string model_root;                       // path or name as given, for /v1/models
   std::string version;                          // of nibble
   std::string response_role = "assistant";
-  GenerationConfigSource generation_config = GenerationConfigSource::Auto;
-  std::int64_t max_logprobs = 20;  // -1: no cap
+  Json generation_config = nullptr;  // sampling defaults: contents of generation_config.json, or null for the API's own
+  std::int64_t max_logprobs = 20;    // -1: no cap
   bool enable_prompt_tokens_details = false;
   bool enable_force_include_usage = false;
 };
@@ -43,7 +38,7 @@ struct SamplingDefaults {
 };
 
 /// Errors: InvalidArgument naming the key of generation_config.json.
-SamplingDefaults sampling_defaults(const Json& generation_config, GenerationConfigSource source);
+SamplingDefaults sampling_defaults(const Json& generation_config);
 
 /// What every endpoint shares. Any thread; constant once it serves, but for `is_draining` and `metrics`.
 struct Serving {
