@@ -78,6 +78,8 @@ struct HttpOptions {
   std::function<HttpResponse(int status, std::string message)> make_error;
   /// Added to every answer (CORS, request ids).
   std::function<std::vector<HttpHeader>(const HttpRequest&)> common_headers;
+  /// Called once for every answer, when it is sent or its client has gone.
+  std::function<void(const HttpRequest&, int status, double seconds)> on_answered;
 };
 
 /// An HTTP/1.0 and 1.1 server on its own threads: keep-alive, pipelining, chunked bodies, Expect: 100-continue, limits

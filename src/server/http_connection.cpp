@@ -366,7 +366,7 @@ void HttpConnection::on_written(const error_code& ec) {
 
 /// The answer is with the kernel: on to the next request, or to the end of the connection.
 void HttpConnection::end_exchange() {
-  log_access("");
+  report_answer("");
   on_disconnect_ = nullptr;
   ++number_;  // calls of the finished exchange no longer match
   if (saw_end_) {
@@ -391,16 +391,17 @@ void HttpConnection::linger() {
 
 void HttpConnection::report_disconnect() {
   if (stage_ == Stage::Reading || stage_ == Stage::Lingering) return;
-  if (is_closed_) log_access(" (client gone)");
+  if (is_closed_) report_answer(" (client gone)");
   if (stage_ != Stage::Flushing && on_disconnect_) std::exchange(on_disconnect_, nullptr)();
 }
 
-void HttpConnection::log_access(std::string_view remark) const {
+void HttpConnection::report_answer(std::string_view remark) const {
+  const std::chrono::duration<double> elapsed = Clock::now() - started_at_;
+  if (shared_->options.on_answered) shared_->options.on_answered(*request_, status_, elapsed.count());
   if (!shared_->options.access_log) return;
-  const std::chrono::duration<double, std::milli> elapsed = Clock::now() - started_at_;
   const std::string_view method = request_->method.empty() ? "-" : std::string_view(request_->method);
   const std::string_view path = request_->path.empty() ? "-" : std::string_view(request_->path).substr(0, 200);
-  log::info("{} {} {} {} {:.1f} ms{}", peer_, method, path, status_, elapsed.count(), remark);
+  log::info("{} {} {} {} {:.1f} ms{}", peer_, method, path, status_, elapsed.count() * 1e3, remark);
 }
 
 }  // namespace nibble::server

@@ -97,7 +97,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void end_exchange();
   void linger();
   void report_disconnect();
-  void log_access(std::string_view remark) const;
+  void report_answer(std::string_view remark) const;
 
   std::shared_ptr<HttpShared> shared_;
   boost::asio::ip::tcp::socket socket_;

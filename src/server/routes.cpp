@@ -61,6 +61,14 @@ const Route* find_route(const HttpRequest& request) {
   return found == std::end(kRoutes) ? nullptr : found;
 }
 
+/// Labels of known requests only: a client must not be able to make up time series.
+openai::RouteLabel route_label(const HttpRequest& request) {
+  const Route* route = find_route(request);
+  if (route != nullptr) return {std::string(route->method), std::string(route->path)};
+  return {request.method == "GET" || request.method == "POST" || request.method == "OPTIONS" ? request.method : "other",
+          "none"};
+}
+
 HttpResponse no_route(const HttpRequest& request) {
   std::vector<std::string_view> methods;
   for (const Route& route : kRoutes) {
@@ -120,6 +128,9 @@ ApiServer::ApiServer(HttpOptions http, AccessOptions access) : access_(std::move
   for (const std::string& key : access_.api_keys) key_digests_.push_back(sha256(key));
   http.make_error = openai::http_error;
   http.common_headers = [this](const HttpRequest& request) { return common_headers(request); };
+  http.on_answered = [this](const HttpRequest& request, int status, double seconds) {
+    serving_->metrics.observe_http(route_label(request), status, seconds);
+  };
   http_ = std::make_unique<HttpServer>(std::move(http),
                                        [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); });
 }

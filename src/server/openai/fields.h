@@ -33,7 +33,7 @@ bool is_set(const Json& body, const char* key);
 /// outside [0, vocab_size).
 std::vector<std::int32_t> token_ids(const Json& array, const char* key, std::int64_t vocab_size);
 
-/// At most `max_bytes` of text, cut at a character, for messages that quote a request.
+/// At most `max_bytes` of text, cut at a character, control characters as \x0a, for messages that quote a request.
 std::string excerpt(std::string_view text, std::size_t max_bytes = 200);
 
 }  // namespace nibble::server::openai

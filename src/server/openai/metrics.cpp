@@ -108,10 +108,10 @@ void Metrics::observe_sequence(const SequenceRecord& record) {
   impl_->max_tokens.Observe(static_cast<double>(record.max_tokens));
 }
 
-void Metrics::observe_http(const std::string& method, const std::string& route, int status, double seconds) {
+void Metrics::observe_http(const RouteLabel& route, int status, double seconds) {
   const std::string status_class = std::to_string(status / 100) + "xx";
-  impl_->http_requests.Add({{"method", method}, {"status", status_class}, {"handler", route}}).Increment();
-  impl_->http_seconds.Add({{"method", method}, {"handler", route}}, kHttpSeconds).Observe(seconds);
+  impl_->http_requests.Add({{"method", route.method}, {"status", status_class}, {"handler", route.path}}).Increment();
+  impl_->http_seconds.Add({{"method", route.method}, {"handler", route.path}}, kHttpSeconds).Observe(seconds);
 }
 
 std::string Metrics::expose(const engine::EngineStats& stats) const {

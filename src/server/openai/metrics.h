@@ -18,6 +18,11 @@ struct SequenceRecord {
   double end_to_end_seconds = 0;
 };
 
+struct RouteLabel {
+  std::string method;
+  std::string path;
+};
+
 /// Prometheus metrics under vLLM's names, so that dashboards made for it work. Any thread.
 class Metrics {
  public:
@@ -30,7 +35,7 @@ class Metrics {
   void observe_first_token(double seconds);
   void observe_inter_token(double seconds);
   void observe_sequence(const SequenceRecord& record);
-  void observe_http(const std::string& method, const std::string& route, int status, double seconds);
+  void observe_http(const RouteLabel& route, int status, double seconds);
 
   /// Everything in Prometheus' text format, the engine's counters included.
   std::string expose(const engine::EngineStats& stats) const;
