@@ -25,9 +25,6 @@ std::vector<float> read_diagonal(Matrix<const float> gram) {
   std::vector<float> diagonal(static_cast<std::size_t>(gram.rows));
   for (std::int64_t k = 0; k < gram.rows; ++k) {
     diagonal[static_cast<std::size_t>(k)] = gram.row(k)[k];
-    for (const float value : gram.row_span(k)) {
-      if (!std::isfinite(value)) throw Error(ErrorCode::Corrupt, "its input holds NaN or infinity during calibration");
-    }
   }
   return diagonal;
 }
@@ -170,7 +167,7 @@ GptqFactor factorize(Matrix<const float> gram, ColumnOrder order, double damp_pe
     factor.upper = damped_hessian(gram, factor.order, mean, damping);
     factor.damp_percent = damping;
     if (invert_to_upper_cholesky(factor.upper.matrix<float>())) break;
-    if (damping > kLargestDampPercent) throw Error(ErrorCode::Corrupt, "its inputs' Gram matrix is not one");
+    if (damping > kLargestDampPercent) throw Error(ErrorCode::Corrupt, "the Gram matrix of its inputs is not positive");
   }
   factor.importance = damped_diagonal(gram, factor.damp_percent);
   return factor;

@@ -31,11 +31,10 @@ struct GptqFactor {
 
 /// Factors H = gram + damping: `damp_percent` of the mean diagonal is added to the diagonal, more where H is still
 /// singular. Columns that no token reaches (zero diagonal) stand alone and round to nearest.
-/// Errors: Corrupt where `gram` holds NaN or infinity (the caller adds the layer's name).
+/// Errors: Corrupt where no damping makes `gram` positive definite, which takes NaN (the caller adds the layer's name).
 GptqFactor factorize(Matrix<const float> gram, ColumnOrder order, double damp_percent);
 
 /// Importance of each input [in] for fit_weighted: the diagonal of `gram` plus `damp_percent` of its mean.
-/// Errors: as factorize.
 std::vector<float> damped_diagonal(Matrix<const float> gram, double damp_percent);
 
 /// weight f32 [out, in], group_size divides in.

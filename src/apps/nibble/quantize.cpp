@@ -1,0 +1,132 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "apps/nibble/output.h"
+#include "apps/nibble/subcommands.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/progress.h"
+#include "hub/hub.h"
+#include "quantize/pipeline.h"
+
+namespace nibble::apps {
+namespace {
+
+using quantize::Symmetry;
+
+/// What the flags say, before they are brought together.
+struct QuantizeFlags {
+  std::string model;
+  std::string model_option;
+  std::string method;
+  std::string calibration;
+  bool sym = false;
+  bool asym = false;
+  std::optional<bool> zero_point;
+  bool desc_act = false;
+  std::string rounding = "nearest";
+  quantize::PipelineOptions pipeline;
+};
+
+std::string methods_text() {
+  std::string text;
+  for (const quantize::Method& method : quantize::methods()) {
+    text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", method.name, method.summary);
+  }
+  return text;
+}
+
+std::string model_of(const QuantizeFlags& flags) {
+  if (flags.model.empty() == flags.model_option.empty()) {
+    throw CLI::ValidationError("give the model once: nibble quantize MODEL, or --model MODEL");
+  }
+  return flags.model.empty() ? flags.model_option : flags.model;
+}
+
+Symmetry symmetry_of(const QuantizeFlags& flags, const quantize::Method& method) {
+  std::optional<Symmetry> asked;
+  const auto ask = [&](Symmetry symmetry) {
+    if (asked && *asked != symmetry) {
+      throw Error(ErrorCode::InvalidArgument,
+                  "--sym, --asym and --zero_point contradict one another; give one of them");
+    }
+    asked = symmetry;
+  };
+  if (flags.sym) ask(Symmetry::Symmetric);
+  if (flags.asym) ask(Symmetry::Asymmetric);
+  if (flags.zero_point) ask(*flags.zero_point ? Symmetry::Asymmetric : Symmetry::Symmetric);
+  return asked.value_or(method.default_symmetry);
+}
+
+quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
+  quantize::PipelineOptions options = flags.pipeline;
+  options.model = hub::resolve_model(model_of(flags));
+  options.method = flags.method;
+  const quantize::Method& method = quantize::find_method(flags.method);
+  options.method_options.grid.symmetry = symmetry_of(flags, method);
+  options.method_options.group_index = flags.desc_act ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
+  options.method_options.rounding = flags.rounding == "gptq" ? quantize::Rounding::Gptq : quantize::Rounding::Nearest;
+  if (method.calibration == quantize::Calibration::None && !flags.calibration.empty()) {
+    log::info("--calibration is ignored: {} looks at weights only", method.name);
+  }
+  if (!flags.calibration.empty()) options.calibration.source = flags.calibration;
+  return options;
+}
+
+int run_quantize(const QuantizeFlags& flags) {
+  const quantize::PipelineOptions options = pipeline_options(flags);
+  const quantize::PipelineReport report = quantize::run_pipeline(options);
+  print(fmt::format("{}: {} in the {} format from {}, {}\n", options.output.string(),
+                    format_bytes(static_cast<double>(report.output_bytes)), report.checkpoint_format,
+                    format_bytes(static_cast<double>(report.input_bytes)), format_duration(report.seconds)));
+  return 0;
+}
+
+}  // namespace
+
+std::function<int()> add_quantize(CLI::App& command) {
+  auto flags = std::make_shared<QuantizeFlags>();
+  quantize::PipelineOptions& pipeline = flags->pipeline;
+  command.add_option("MODEL", flags->model, "folder, GGUF file or Hub name")->type_name("");
+  command.add_option("--model", flags->model_option, "the same, as a flag")->type_name("MODEL");
+  command.add_option("--method", flags->method, methods_text())->required()->type_name("METHOD");
+  command.add_option("--output,-o", pipeline.output, "folder to write")->required()->type_name("DIR");
+  command.add_option("--bits,--w_bit,--w-bit", pipeline.method_options.grid.bits, "bits a weight: 2, 3, 4 or 8")
+      ->capture_default_str();
+  command
+      .add_option("--group-size,--q_group_size,--q-group-size", pipeline.method_options.group_size,
+                  "inputs that share a scale; -1: a whole row")
+      ->capture_default_str();
+  command.add_flag("--sym", flags->sym, "symmetric grids (the default of gptq and rtn)");
+  command.add_flag("--asym", flags->asym, "grids with zero points (the default of awq)");
+  command.add_option("--zero_point,--zero-point", flags->zero_point, "as --asym; false: as --sym")
+      ->expected(0, 1)
+      ->default_str("true")
+      ->type_name("[true|false]");
+  command.add_flag("--desc_act,--desc-act,!--no-desc-act", flags->desc_act,
+                   "GPTQ: groups of columns by falling importance (writes g_idx)");
+  command.add_option("--calibration", flags->calibration, "text or JSON lines; self: the model writes its own [self]")
+      ->type_name("FILE|self");
+  command.add_option("--samples", pipeline.calibration.num_samples, "calibration samples")->capture_default_str();
+  command.add_option("--seq-len", pipeline.calibration.seq_len, "tokens a sample")->capture_default_str();
+  command.add_option("--seed", pipeline.calibration.seed, "which samples are drawn")->capture_default_str();
+  command
+      .add_option("--damp-percent", pipeline.method_options.damp_percent,
+                  "GPTQ: part of the mean diagonal that is added to the Hessian")
+      ->capture_default_str();
+  command.add_option("--rounding", flags->rounding, "AWQ: codes by rounding to nearest or by GPTQ")
+      ->check(CLI::IsMember({"nearest", "gptq"}))
+      ->capture_default_str();
+  command.add_option("--device", pipeline.device, "where attention of the calibration passes runs")
+      ->check(CLI::IsMember({"auto", "cpu", "reference"}))
+      ->capture_default_str();
+  command.add_option("--threads", pipeline.num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
+  return [flags] { return run_quantize(*flags); };
+}
+
+}  // namespace nibble::apps

@@ -1,0 +1,213 @@
+#include "quantize/activation_stream.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <utility>
+
+#include "quantize/linear_algebra.h"
+
+namespace nibble::quantize {
+namespace {
+
+// Enough rows for the matrix products to run at full speed; a chunk's activations stay small.
+constexpr std::int64_t kChunkTokens = 2048;
+constexpr std::int32_t kKvBlockSize = 16;
+
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+/// Sums up a stage's inputs, chunk after chunk.
+class ActivationStream::Statistics {
+ public:
+  explicit Statistics(std::int64_t width)
+      : gram_(Tensor::zeros(DType::F32, {width, width})), magnitude_(static_cast<std::size_t>(width)) {}
+
+  void add(const backend::Activation& input, ThreadPool& pool) {
+    const Matrix<const float> x = input.values.matrix<float>().block(0, input.num_tokens);
+    accumulate_gram(x, gram_.matrix<float>(), pool);
+    // Inside a chunk in f32, in a loop over channels that vectorizes; across chunks in f64.
+    std::vector<float> chunk(magnitude_.size());
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      const float* row = x.row(t);
+      for (std::size_t k = 0; k < chunk.size(); ++k) chunk[k] += std::abs(row[k]);
+    }
+    for (std::size_t k = 0; k < chunk.size(); ++k) magnitude_[k] += chunk[k];
+    num_tokens_ += input.num_tokens;
+  }
+
+  StageInputs take() {
+    StageInputs inputs;
+    mirror_upper(gram_.matrix<float>());
+    inputs.gram = std::move(gram_);
+    inputs.mean_magnitude = Tensor::empty(DType::F32, {static_cast<std::int64_t>(magnitude_.size())});
+    const auto mean = inputs.mean_magnitude.span<float>();
+    for (std::size_t k = 0; k < mean.size(); ++k) {
+      mean[k] = static_cast<float>(magnitude_[k] / static_cast<double>(num_tokens_));
+    }
+    inputs.num_tokens = num_tokens_;
+    return inputs;
+  }
+
+ private:
+  Tensor gram_;
+  std::vector<double> magnitude_;
+  std::int64_t num_tokens_ = 0;
+};
+
+ActivationStream::ActivationStream(backend::Backend& backend, const backend::Rope& rope,
+                                   const CalibrationSamples& samples)
+    : backend_(backend), rope_(rope), num_tokens_(samples.num_samples * samples.seq_len) {
+  const std::int64_t samples_per_chunk = std::max<std::int64_t>(1, kChunkTokens / samples.seq_len);
+  chunk_tokens_ = samples_per_chunk * samples.seq_len;
+  const std::span<const std::int32_t> tokens(samples.tokens);
+  for (std::int64_t first = 0; first < num_tokens_; first += chunk_tokens_) {
+    const std::int64_t count = std::min(chunk_tokens_, num_tokens_ - first);
+    chunks_.push_back(
+        make_chunk(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), samples.seq_len));
+  }
+}
+
+ActivationStream::Chunk ActivationStream::make_chunk(std::span<const std::int32_t> tokens, std::int64_t seq_len) {
+  Chunk chunk;
+  chunk.tokens.assign(tokens.begin(), tokens.end());
+  const auto num_sequences = static_cast<std::int64_t>(tokens.size()) / seq_len;
+  chunk.block_table_stride = round_up(seq_len, kKvBlockSize) / kKvBlockSize;
+  for (std::int64_t s = 0; s < num_sequences; ++s) {
+    chunk.query_start.push_back(static_cast<std::int32_t>(s * seq_len));
+    chunk.context_len.push_back(static_cast<std::int32_t>(seq_len));
+    for (std::int64_t b = 0; b < chunk.block_table_stride; ++b) {
+      chunk.block_table.push_back(static_cast<std::int32_t>(s * chunk.block_table_stride + b));
+    }
+    for (std::int64_t t = 0; t < seq_len; ++t) {
+      chunk.positions.push_back(static_cast<std::int32_t>(t));
+      chunk.slot_mapping.push_back(s * chunk.block_table_stride * kKvBlockSize + t);
+    }
+  }
+  chunk.query_start.push_back(static_cast<std::int32_t>(tokens.size()));
+  return chunk;
+}
+
+template <class Body>
+void ActivationStream::for_each_chunk(const Body& body) {
+  for (Chunk& chunk : chunks_) {
+    const backend::ForwardBatch batch = chunk.batch();
+    backend_.prepare_step(batch, *cache_);
+    // The cache holds one layer, that of the block at work.
+    const models::BlockContext context{backend_, rope_, *cache_, batch, /*layer_idx=*/0};
+    body(chunk, context);
+  }
+}
+
+void ActivationStream::embed(const backend::Embedding& embedding, std::int64_t hidden_size) {
+  for (Chunk& chunk : chunks_) {
+    const backend::ForwardBatch batch = chunk.batch();
+    chunk.hidden = backend_.make_activation(batch.num_tokens(), hidden_size, backend_.hidden_format());
+    backend_.embed(embedding, batch, chunk.hidden);
+  }
+}
+
+void ActivationStream::reserve(const models::BlockSpec& spec) {
+  const backend::AttentionSpec& attention = spec.attention;
+  const Chunk& largest = chunks_.front();
+  const auto num_blocks = static_cast<std::int64_t>(largest.block_table.size());
+  const backend::KvSpec kv{.dtype = DType::F32,
+                           .num_kv_heads = attention.num_kv_heads,
+                           .head_dim = attention.head_dim,
+                           .sliding_window = attention.sliding_window};
+  cache_ = backend_.make_kv_cache({kv}, num_blocks, kKvBlockSize);
+  if (!state_.stage_input.empty()) return;  // all blocks of a model have the same shape
+  const std::vector<backend::ActivationFormat> formats(spec.stages.size());
+  state_ = models::make_block_state(backend_, spec, chunk_tokens_, formats);
+}
+
+std::vector<StageInputs> ActivationStream::observe(const models::DecoderBlock& block) {
+  reserve(block.spec());
+  const std::size_t num_stages = block.spec().stages.size();
+  std::vector<Statistics> statistics;
+  for (const backend::Activation& input : state_.stage_input) statistics.emplace_back(input.width());
+  for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
+    std::ranges::copy(chunk.hidden.values.span<float>(), state_.hidden.values.span<float>().begin());
+    state_.hidden.num_tokens = chunk.hidden.num_tokens;
+    for (std::size_t s = 0; s < num_stages; ++s) {
+      block.prepare(s, context, state_);
+      statistics[s].add(state_.stage_input[s], backend_.pool());
+      if (s + 1 < num_stages) block.apply(s, state_);
+    }
+  });
+  std::vector<StageInputs> inputs;
+  for (Statistics& stage : statistics) inputs.push_back(stage.take());
+  return inputs;
+}
+
+StageInputs ActivationStream::enter(const models::DecoderBlock& block) {
+  reserve(block.spec());
+  Statistics statistics(state_.stage_input.front().width());
+  for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
+    std::swap(state_.hidden, chunk.hidden);
+    block.prepare(0, context, state_);
+    statistics.add(state_.stage_input.front(), backend_.pool());
+    take_input(chunk, 0);
+    std::swap(state_.hidden, chunk.hidden);
+  });
+  return statistics.take();
+}
+
+StageInputs ActivationStream::advance(const models::DecoderBlock& block, std::size_t stage_idx) {
+  const std::size_t next = stage_idx + 1;
+  Statistics statistics(state_.stage_input[next].width());
+  for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
+    std::swap(state_.hidden, chunk.hidden);
+    put_input(chunk, stage_idx);
+    block.apply(stage_idx, state_);
+    block.prepare(next, context, state_);
+    statistics.add(state_.stage_input[next], backend_.pool());
+    take_input(chunk, next);
+    std::swap(state_.hidden, chunk.hidden);
+  });
+  return statistics.take();
+}
+
+void ActivationStream::leave(const models::DecoderBlock& block) {
+  const std::size_t last = block.spec().stages.size() - 1;
+  for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
+    std::swap(state_.hidden, chunk.hidden);
+    put_input(chunk, last);
+    block.apply(last, state_);
+    block.finish(context, state_);
+    std::swap(state_.hidden, chunk.hidden);
+  });
+}
+
+void ActivationStream::put_input(Chunk& chunk, std::size_t stage_idx) {
+  spare_inputs_.push_back(std::exchange(state_.stage_input[stage_idx], std::move(chunk.input)));
+}
+
+void ActivationStream::take_input(Chunk& chunk, std::size_t stage_idx) {
+  const std::int64_t width = state_.stage_input[stage_idx].width();
+  chunk.input = std::move(state_.stage_input[stage_idx]);
+  const auto spare = std::ranges::find_if(
+      spare_inputs_, [&](const backend::Activation& activation) { return activation.width() == width; });
+  if (spare == spare_inputs_.end()) {
+    state_.stage_input[stage_idx] = backend_.make_activation(chunk_tokens_, width, {});
+  } else {
+    state_.stage_input[stage_idx] = std::move(*spare);
+    spare_inputs_.erase(spare);
+  }
+}
+
+backend::ForwardBatch ActivationStream::Chunk::batch() const {
+  return {.tokens = tokens,
+          .positions = positions,
+          .query_start = query_start,
+          .context_len = context_len,
+          .block_table = block_table,
+          .block_table_stride = block_table_stride,
+          .slot_mapping = slot_mapping,
+          .logit_rows = {}};
+}
+
+}  // namespace nibble::quantize

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "models/block.h"
+#include "quantize/calibration.h"
+#include "quantize/quantizer.h"
+
+namespace nibble::quantize {
+
+/// The calibration tokens on their way through the model, one stage at a time, in chunks of whole samples. Between
+/// stages it holds the residual stream and the stage's inputs of all tokens; everything else is one chunk's.
+///
+///   for each block:  [observe(block)]  enter(block)  { quantize stage s; advance(block, s) }…  leave(block)
+///
+/// One thread calls it.
+class ActivationStream {
+ public:
+  /// `backend` computes in f32 on the host. All references outlive the stream.
+  ActivationStream(backend::Backend& backend, const backend::Rope& rope, const CalibrationSamples& samples);
+
+  std::int64_t num_tokens() const { return num_tokens_; }
+  void embed(const backend::Embedding& embedding, std::int64_t hidden_size);
+
+  /// Runs the whole block, whose linears are set, and forgets the result: the inputs of each stage.
+  std::vector<StageInputs> observe(const models::DecoderBlock& block);
+
+  /// Prepares the first stage. Returns its inputs.
+  StageInputs enter(const models::DecoderBlock& block);
+  /// Applies the stage's linears, then prepares the next one. Returns that one's inputs.
+  StageInputs advance(const models::DecoderBlock& block, std::size_t stage_idx);
+  /// Applies the last stage's linears; the residual stream becomes the block's output.
+  void leave(const models::DecoderBlock& block);
+
+ private:
+  /// A chunk's tokens as a forward batch with a KV block table of its own.
+  struct Chunk {
+    std::vector<std::int32_t> tokens;
+    std::vector<std::int32_t> positions;
+    std::vector<std::int32_t> query_start;
+    std::vector<std::int32_t> context_len;
+    std::vector<std::int32_t> block_table;
+    std::int64_t block_table_stride = 0;
+    std::vector<std::int64_t> slot_mapping;
+    backend::Activation hidden;  // [tokens, hidden_size]
+    backend::Activation input;   // [tokens, width of the current stage]
+    backend::ForwardBatch batch() const;
+  };
+  class Statistics;
+
+  static Chunk make_chunk(std::span<const std::int32_t> tokens, std::int64_t seq_len);
+  /// The working state and a KV cache for blocks of this shape.
+  void reserve(const models::BlockSpec& spec);
+  /// Calls body(chunk, context) for each chunk in order, its batch prepared.
+  template <class Body>
+  void for_each_chunk(const Body& body);
+  /// chunk.input → the working state's input of the stage, and back; buffers circulate through spare_inputs_.
+  void put_input(Chunk& chunk, std::size_t stage_idx);
+  void take_input(Chunk& chunk, std::size_t stage_idx);
+
+  backend::Backend& backend_;
+  const backend::Rope& rope_;
+  std::vector<Chunk> chunks_;
+  std::int64_t num_tokens_ = 0;
+  std::int64_t chunk_tokens_ = 0;
+  std::unique_ptr<backend::KvCache> cache_;  // of one layer, for one chunk
+  models::BlockState state_;                 // the chunk at work
+  std::vector<backend::Activation> spare_inputs_;
+};
+
+}  // namespace nibble::quantize

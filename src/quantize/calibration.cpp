@@ -1,0 +1,139 @@
+#include "quantize/calibration.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <random>
+#include <string_view>
+#include <utility>
+
+#include "core/file.h"
+#include "core/json.h"
+#include "core/log.h"
+#include "tokenizer/chat_template.h"
+
+namespace nibble::quantize {
+namespace {
+
+Json tokenizer_config(const formats::Checkpoint& checkpoint) {
+  const auto text = checkpoint.side_file("tokenizer_config.json");
+  return text ? parse_json(*text, "tokenizer_config.json") : Json();
+}
+
+std::unique_ptr<tokenizer::Tokenizer> load_tokenizer(const formats::Checkpoint& checkpoint) {
+  const auto text = checkpoint.side_file("tokenizer.json");
+  if (!text) {
+    throw Error(ErrorCode::NotFound,
+                fmt::format("{}: tokenizer.json is missing; calibration text cannot be tokenized without it",
+                            checkpoint.path().string()));
+  }
+  return tokenizer::Tokenizer::from_json(*text, tokenizer_config(checkpoint));
+}
+
+/// Renders conversations as the model saw them in training.
+class Conversations {
+ public:
+  Conversations(const formats::Checkpoint& checkpoint, const tokenizer::Tokenizer& tokenizer) {
+    choice_ = tokenizer::choose_chat_template(
+        "", checkpoint.side_file("chat_template.jinja").value_or(""), tokenizer_config(checkpoint),
+        get_or<std::string>(checkpoint.config(), "model_type", ""), checkpoint.path().filename().string(),
+        tokenizer.token_id("<|im_start|>").has_value());
+    if (choice_.is_fallback) log::warning("the checkpoint has no chat template: using {}", choice_.origin);
+    options_.add_generation_prompt = false;
+    options_.bos_token = tokenizer.bos_token();
+    options_.eos_token = tokenizer.eos_token();
+  }
+  std::string render(const Json& messages) const { return choice_.chat_template->render(messages, options_); }
+
+ private:
+  tokenizer::ChatTemplateChoice choice_;
+  tokenizer::ChatTemplate::Options options_;
+};
+
+void append(std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& more) {
+  tokens.insert(tokens.end(), more.begin(), more.end());
+}
+
+std::vector<std::int32_t> tokenize_json_lines(std::string_view text, const std::string& file,
+                                              const formats::Checkpoint& checkpoint,
+                                              const tokenizer::Tokenizer& tokenizer) {
+  std::unique_ptr<Conversations> conversations;
+  std::vector<std::int32_t> tokens;
+  std::int64_t line_number = 0;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const std::string where = fmt::format("{} line {}", file, line_number);
+    const Json object = parse_json(line, where);
+    if (object.is_object() && object.contains("messages")) {
+      if (!conversations) conversations = std::make_unique<Conversations>(checkpoint, tokenizer);
+      append(tokens, tokenizer.encode(conversations->render(object["messages"]), /*add_special_tokens=*/false));
+    } else if (object.is_object() && object.contains("text")) {
+      append(tokens, tokenizer.encode(get<std::string>(object, "text")));
+    } else {
+      throw Error(ErrorCode::InvalidArgument,
+                  where + R"(: expected {"text": "…"} or {"messages": [{"role": …, "content": …}]})");
+    }
+  }
+  return tokens;
+}
+
+/// The first `count` of a random permutation; a generator and a shuffle of our own choosing, since the standard's
+/// distributions differ between libraries.
+std::vector<std::int64_t> draw(std::int64_t num_windows, std::int64_t count, std::uint64_t seed) {
+  std::vector<std::int64_t> windows(static_cast<std::size_t>(num_windows));
+  std::iota(windows.begin(), windows.end(), 0);
+  std::mt19937_64 random(seed);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto other = i + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(num_windows - i));
+    std::swap(windows[static_cast<std::size_t>(i)], windows[static_cast<std::size_t>(other)]);
+  }
+  windows.resize(static_cast<std::size_t>(count));
+  std::ranges::sort(windows);
+  return windows;
+}
+
+}  // namespace
+
+CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
+                                int num_threads) {
+  if (options.source == "self") return write_own_samples(checkpoint.path(), options, num_threads);
+  const auto tokenizer = load_tokenizer(checkpoint);
+  return draw_samples(tokenize_file(options.source, checkpoint, *tokenizer), options);
+}
+
+std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const formats::Checkpoint& checkpoint,
+                                        const tokenizer::Tokenizer& tokenizer) {
+  const std::string text = read_text_file(file);
+  if (file.extension() == ".jsonl") return tokenize_json_lines(text, file.string(), checkpoint, tokenizer);
+  return tokenizer.encode(text);
+}
+
+CalibrationSamples draw_samples(std::span<const std::int32_t> tokens, const CalibrationOptions& options) {
+  const auto num_tokens = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t num_windows = num_tokens / options.seq_len;
+  if (num_windows == 0) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("{}: {} tokens are less than one sample of {}; give more text or a smaller --seq-len",
+                            options.source, num_tokens, options.seq_len));
+  }
+  CalibrationSamples samples;
+  samples.seq_len = options.seq_len;
+  samples.num_samples = std::min(num_windows, options.num_samples);
+  if (samples.num_samples < options.num_samples) {
+    log::warning("{}: {} tokens give {} samples of {}, not the {} asked for", options.source, num_tokens,
+                 samples.num_samples, options.seq_len, options.num_samples);
+  }
+  for (const std::int64_t window : draw(num_windows, samples.num_samples, options.seed)) {
+    const auto first = tokens.begin() + window * options.seq_len;
+    samples.tokens.insert(samples.tokens.end(), first, first + options.seq_len);
+  }
+  return samples;
+}
+
+}  // namespace nibble::quantize

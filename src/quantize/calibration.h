@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "formats/checkpoint.h"
+#include "tokenizer/tokenizer.h"
+
+/// Calibration data: text → samples of token ids.
+namespace nibble::quantize {
+
+struct CalibrationOptions {
+  std::string source = "self";  // a .txt or .jsonl file, or "self": the model writes its own samples
+  std::int64_t num_samples = 128;
+  std::int64_t seq_len = 512;
+  std::uint64_t seed = 0;
+};
+
+/// tokens i32 [num_samples, seq_len]
+struct CalibrationSamples {
+  std::vector<std::int32_t> tokens;
+  std::int64_t num_samples = 0;
+  std::int64_t seq_len = 0;
+  std::span<const std::int32_t> sample(std::int64_t i) const {
+    return std::span(tokens).subspan(static_cast<std::size_t>(i * seq_len), static_cast<std::size_t>(seq_len));
+  }
+};
+
+/// Cuts `tokens` into windows of seq_len and draws num_samples of them without replacement, in the order of the text;
+/// the draw depends on the seed alone. Fewer windows than asked for: all of them, with a warning.
+/// Errors: InvalidArgument naming `source` where not even one window is full.
+CalibrationSamples draw_samples(std::span<const std::int32_t> tokens, const CalibrationOptions& options);
+
+/// All of a file's text, tokenized once. A .jsonl file holds an object a line, {"text": …} or {"messages": […]};
+/// messages go through the model's chat template. Any other file is plain text. Errors: NotFound; InvalidArgument with
+/// the line.
+std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const formats::Checkpoint& checkpoint,
+                                        const tokenizer::Tokenizer& tokenizer);
+
+/// The model's own text: num_samples continuations at temperature 1, from its BOS token and from random tokens by
+/// turns. Errors: whatever the engine reports.
+CalibrationSamples write_own_samples(const std::filesystem::path& model, const CalibrationOptions& options,
+                                     int num_threads);
+
+/// From a file or from the model itself, as `options.source` says.
+CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
+                                int num_threads);
+
+}  // namespace nibble::quantize

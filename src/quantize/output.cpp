@@ -1,0 +1,81 @@
+#include "quantize/output.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "formats/quantization_config.h"
+
+namespace nibble::quantize {
+namespace {
+
+constexpr const char* kSideFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                      "generation_config.json", "chat_template.jinja"};
+
+}  // namespace
+
+Output::Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options)
+    : source_(source),
+      plan_(plan),
+      options_(options),
+      format_(plan.method->checkpoint_format(options.method_options)),
+      writer_(options.output) {}
+
+void Output::add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized) {
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const FloatLinear& linear = linears[i];
+    writer_.add_linear(linear.name, quantized[i], format_);
+    if (!linear.bias.is_empty()) add_half(linear.name + ".bias", linear.bias);
+    written_.insert({linear.name + ".weight", linear.name + ".bias"});
+  }
+}
+
+void Output::add_norms(const FloatBlock& block) {
+  add_half(block.spec.module_name(block.spec.input_norm) + ".weight", block.input_norm);
+  add_half(block.spec.module_name(block.spec.post_attention_norm) + ".weight", block.post_attention_norm);
+}
+
+void Output::finish() {
+  for (const std::string& name : source_.tensor_names()) {
+    if (!written_.contains(name)) add_half(name, source_.tensor(name));
+  }
+  formats::CheckpointFiles files;
+  files.config = make_config();
+  for (const char* name : kSideFiles) {
+    if (auto text = source_.side_file(name)) files.texts.emplace_back(name, std::move(*text));
+  }
+  writer_.finish(files);
+}
+
+void Output::add_half(const std::string& name, TensorView tensor) {
+  const Tensor half = to_dtype(tensor, DType::F16);
+  for (const Half value : half.span<Half>()) {
+    if (std::isfinite(to_float(value))) continue;
+    throw Error(ErrorCode::Unsupported, name + ": holds a value that is not finite in f16, whose largest is 65504");
+  }
+  writer_.add(name, half);
+  written_.insert(name);
+}
+
+Json Output::make_config() const {
+  const MethodOptions& method = options_.method_options;
+  formats::QuantizationConfig quantization;
+  quantization.bits = method.grid.bits;
+  quantization.group_size = method.group_size;
+  quantization.sym = method.grid.symmetry == Symmetry::Symmetric;
+  quantization.desc_act = method.group_index == GroupIndex::DescAct && method.group_size != -1;
+  quantization.raw = {{"damp_percent", method.damp_percent},
+                      {"static_groups", !quantization.desc_act},
+                      {"true_sequential", true},
+                      {"meta", {{"quantizer", {"nibble"}}, {"method", std::string(plan_.method->name)}}}};
+  Json config = source_.config();
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (config.contains(key)) config[key] = "float16";
+  }
+  config["torch_dtype"] = "float16";
+  config["quantization_config"] = formats::make_quantization_config(format_, quantization);
+  return config;
+}
+
+}  // namespace nibble::quantize

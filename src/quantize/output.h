@@ -1,0 +1,37 @@
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "formats/checkpoint.h"
+#include "quantize/pipeline.h"
+#include "quantize/plan.h"
+
+namespace nibble::quantize {
+
+/// The quantized checkpoint as it is written: linears of the finished stages, then all that stays float.
+class Output {
+ public:
+  Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options);
+
+  void add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized);
+  /// The block's norms, whether scales were folded into them or not.
+  void add_norms(const FloatBlock& block);
+  /// Everything else in f16: embedding, final norm, lm_head; then config.json and the tokenizer's files.
+  void finish();
+  std::int64_t total_bytes() const { return writer_.total_bytes(); }
+
+ private:
+  void add_half(const std::string& name, TensorView tensor);
+  Json make_config() const;
+
+  const formats::Checkpoint& source_;
+  const Plan& plan_;
+  const PipelineOptions& options_;
+  std::string_view format_;
+  formats::CheckpointWriter writer_;
+  std::set<std::string> written_;  // tensors of the source that are dealt with
+};
+
+}  // namespace nibble::quantize

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quantize/calibration.h"
+#include "quantize/quantizer.h"
+
+/// `nibble quantize`: the float model in, a quantized checkpoint out, one decoder block in memory at a time.
+namespace nibble::quantize {
+
+struct PipelineOptions {
+  std::filesystem::path model;
+  std::filesystem::path output;  // must not hold a checkpoint yet
+  std::string method;
+  MethodOptions method_options;
+  CalibrationOptions calibration;
+  std::string device = "auto";  // computes attention and norms of the calibration passes: auto, cpu, reference
+  int num_threads = 0;          // 0: every available CPU; the result is the same for any number
+};
+
+/// What became of one block. Errors are relative errors of the linears' outputs (output_error), averaged over the
+/// linears; 0 without calibration.
+struct BlockReport {
+  std::string name;         // "model.layers.0"
+  double rtn_error = 0;     // plain round to nearest at the same bits
+  double method_error = 0;  // what was written
+};
+
+struct PipelineReport {
+  std::vector<BlockReport> blocks;
+  std::int64_t input_bytes = 0;
+  std::int64_t output_bytes = 0;
+  std::string checkpoint_format;  // "gptq", "gptq_v2", "awq"
+  double seconds = 0;
+};
+
+/// Checks everything that can be checked first, then calibrates, quantizes and writes.
+/// Errors: InvalidArgument and Unsupported naming flag, layer and the values that work; whatever files report.
+PipelineReport run_pipeline(const PipelineOptions& options);
+
+}  // namespace nibble::quantize

@@ -1,0 +1,144 @@
+#include "quantize/plan.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+namespace nibble::quantize {
+namespace {
+
+struct LayerShape {
+  std::string name;
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+};
+
+std::vector<LayerShape> layer_shapes(const std::vector<models::BlockSpec>& blocks) {
+  std::vector<LayerShape> layers;
+  for (const models::BlockSpec& block : blocks) {
+    for (const models::Stage& stage : block.stages) {
+      for (const std::string& relative : stage.linears) {
+        const Shape shape = models::linear_shape(block, relative);
+        layers.push_back({block.module_name(relative), shape[0], shape[1]});
+      }
+    }
+  }
+  return layers;
+}
+
+/// "a, b and 58 more"
+std::string list_names(const std::vector<LayerShape>& layers) {
+  std::string text;
+  for (std::size_t i = 0; i < std::min<std::size_t>(layers.size(), 3); ++i)
+    text += (i > 0 ? ", " : "") + layers[i].name;
+  return layers.size() > 3 ? text + fmt::format(" and {} more", layers.size() - 3) : text;
+}
+
+/// Sizes that people use and that divide every layer.
+std::string fitting_group_sizes(const std::vector<LayerShape>& layers) {
+  std::vector<std::string> sizes;
+  for (const std::int64_t size : {256, 128, 64, 32, 16}) {
+    if (std::ranges::all_of(layers, [&](const LayerShape& layer) { return layer.in_features % size == 0; })) {
+      sizes.push_back(std::to_string(size));
+    }
+  }
+  sizes.emplace_back("-1 (one group a row)");
+  return fmt::format("{}", fmt::join(sizes, ", "));
+}
+
+void check_group_size(const std::vector<LayerShape>& layers, std::int64_t group_size) {
+  if (group_size == -1) return;
+  if (group_size <= 0) {
+    throw Error(ErrorCode::InvalidArgument, fmt::format("group size {} is not one; choose --group-size {}", group_size,
+                                                        fitting_group_sizes(layers)));
+  }
+  std::vector<LayerShape> misfits;
+  for (const LayerShape& layer : layers) {
+    if (layer.in_features % group_size != 0) misfits.push_back(layer);
+  }
+  if (misfits.empty()) return;
+  throw Error(ErrorCode::Unsupported,
+              fmt::format("group size {} does not divide in_features {} of {}; choose --group-size {}", group_size,
+                          misfits.front().in_features, list_names(misfits), fitting_group_sizes(layers)));
+}
+
+/// Multiples that the disk format packs by, so that no file is begun which cannot be finished.
+void check_shapes(const std::vector<LayerShape>& layers, std::string_view format) {
+  const bool is_awq = format == "awq";
+  const std::int64_t out_multiple = is_awq ? 8 : 32;
+  const std::int64_t in_multiple = is_awq ? 1 : 32;
+  std::vector<LayerShape> misfits;
+  for (const LayerShape& layer : layers) {
+    if (layer.out_features % out_multiple != 0 || layer.in_features % in_multiple != 0) misfits.push_back(layer);
+  }
+  if (misfits.empty()) return;
+  throw Error(ErrorCode::Unsupported,
+              fmt::format("{} packs {} outputs and {} inputs together, which [{}, {}] of {} does not fill; {}",
+                          is_awq ? "AWQ" : "GPTQ", out_multiple, in_multiple, misfits.front().out_features,
+                          misfits.front().in_features, list_names(misfits),
+                          is_awq ? "no other method can write this model either" : "try --method awq"));
+}
+
+void check_is_float(const formats::Checkpoint& checkpoint) {
+  const auto& quantization = checkpoint.quantization();
+  // Q8_0 and the like are read as what they dequantize to.
+  if (!quantization || quantization->method == "gguf") return;
+  throw Error(ErrorCode::InvalidArgument,
+              fmt::format("{}: is quantized already ({}, {} bits); quantize the float model it was made from",
+                          checkpoint.path().string(), quantization->method, quantization->bits));
+}
+
+void check_numbers(const PipelineOptions& options) {
+  const std::int32_t bits = options.method_options.grid.bits;
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
+    throw Error(ErrorCode::InvalidArgument, fmt::format("--bits {}: choose 2, 3, 4 or 8", bits));
+  }
+  const double damp = options.method_options.damp_percent;
+  if (!(damp >= 0 && damp <= 1)) {
+    throw Error(ErrorCode::InvalidArgument, fmt::format("--damp-percent {}: choose 0 … 1, as in 0.01", damp));
+  }
+  if (options.calibration.num_samples <= 0) throw Error(ErrorCode::InvalidArgument, "--samples must be positive");
+  if (options.calibration.seq_len <= 1) throw Error(ErrorCode::InvalidArgument, "--seq-len must be at least 2");
+}
+
+void check_seq_len(const models::ModelConfig& config, const PipelineOptions& options) {
+  if (options.calibration.seq_len <= config.max_position_embeddings) return;
+  throw Error(ErrorCode::InvalidArgument, fmt::format("--seq-len {} is more than the model's context of {}",
+                                                      options.calibration.seq_len, config.max_position_embeddings));
+}
+
+void check_output(const std::filesystem::path& output) {
+  if (!std::filesystem::exists(output) ||
+      (std::filesystem::is_directory(output) && std::filesystem::is_empty(output))) {
+    return;
+  }
+  throw Error(ErrorCode::InvalidArgument,
+              fmt::format("{}: exists already; choose another --output or remove it", output.string()));
+}
+
+}  // namespace
+
+Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& options) {
+  Plan plan;
+  plan.method = &find_method(options.method);
+  check_numbers(options);
+  plan.method->check_options(options.method_options);
+  check_output(options.output);
+  check_is_float(checkpoint);
+  plan.config = models::parse_model_config(checkpoint.config());
+  plan.architecture = &models::find_architecture(plan.config.architecture);
+  for (std::int64_t i = 0; i < plan.config.num_hidden_layers; ++i) {
+    plan.blocks.push_back(plan.architecture->block(plan.config, i));
+  }
+  const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
+  check_group_size(layers, options.method_options.group_size);
+  check_shapes(layers, plan.method->checkpoint_format(options.method_options));
+  if (plan.method->calibration != Calibration::None) check_seq_len(plan.config, options);
+  return plan;
+}
+
+}  // namespace nibble::quantize

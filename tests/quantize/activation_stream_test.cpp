@@ -1,0 +1,112 @@
+#include "quantize/activation_stream.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+
+#include "models/config.h"
+#include "quantize/calibration_linear.h"
+#include "quantize/float_block.h"
+#include "tiny_model.h"
+
+namespace nibble::quantize {
+namespace {
+
+/// A tiny model's first block on the reference backend, and tokens to run through it.
+class ActivationStreamTest : public ::testing::Test {
+ protected:
+  ActivationStreamTest() {
+    write_tiny_model(folder_ / "model");
+    checkpoint_ = formats::Checkpoint::open(folder_ / "model");
+    config_ = models::parse_model_config(checkpoint_->config());
+    backend_ = backend::make_backend("reference", {.precision = backend::Precision::Exact, .num_threads = 2});
+    rope_ = backend_->make_rope(
+        {.inv_freq = models::rope_inverse_frequencies(config_), .attention_factor = 1, .max_positions = 100});
+    embedding_ = backend_->make_embedding({Tensor::borrow(checkpoint_->tensor("model.embed_tokens.weight"))});
+    samples_.num_samples = 45;  // 20 to a chunk of 2048 tokens: two full chunks and a part
+    samples_.seq_len = 100;
+    for (std::int32_t t = 0; t < 4500; ++t) samples_.tokens.push_back((t * 37 + t / 100) % 256);
+    block_ = load_float_block(*checkpoint_, models::find_architecture("LlamaForCausalLM").block(config_, 0));
+  }
+
+  models::DecoderBlock decoder_block() const {
+    return {block_.spec, Tensor::copy_of(block_.input_norm), Tensor::copy_of(block_.post_attention_norm)};
+  }
+  models::DecoderBlock decoder_block_with_linears() const {
+    models::DecoderBlock decoder = decoder_block();
+    for (std::size_t s = 0; s < block_.stages.size(); ++s) {
+      decoder.set_linear(s, make_calibration_linear(block_.stages[s], backend_->pool()));
+    }
+    return decoder;
+  }
+  ActivationStream stream() const {
+    ActivationStream stream(*backend_, *rope_, samples_);
+    stream.embed(*embedding_, config_.hidden_size);
+    return stream;
+  }
+
+  TemporaryFolder folder_;
+  std::unique_ptr<formats::Checkpoint> checkpoint_;
+  models::ModelConfig config_;
+  std::unique_ptr<backend::Backend> backend_;
+  std::unique_ptr<backend::Rope> rope_;
+  std::unique_ptr<backend::Embedding> embedding_;
+  CalibrationSamples samples_;
+  FloatBlock block_;
+};
+
+void expect_same(const StageInputs& a, const StageInputs& b) {
+  EXPECT_EQ(a.num_tokens, b.num_tokens);
+  EXPECT_TRUE(same_bytes(a.gram, b.gram));
+  EXPECT_TRUE(same_bytes(a.mean_magnitude, b.mean_magnitude));
+}
+
+TEST_F(ActivationStreamTest, StageByStageSeesWhatOnePassSees) {
+  const models::DecoderBlock whole = decoder_block_with_linears();
+  ActivationStream observed = stream();
+  const std::vector<StageInputs> expected = observed.observe(whole);
+
+  models::DecoderBlock decoder = decoder_block();
+  ActivationStream walked = stream();
+  expect_same(walked.enter(decoder), expected[0]);
+  for (std::size_t s = 0; s < block_.stages.size(); ++s) {
+    decoder.set_linear(s, make_calibration_linear(block_.stages[s], backend_->pool()));
+    if (s + 1 < block_.stages.size()) expect_same(walked.advance(decoder, s), expected[s + 1]);
+  }
+  walked.leave(decoder);
+  // The next block's first inputs are the block's output: they agree only if hidden states came through.
+  observed.enter(whole);
+  for (std::size_t s = 0; s + 1 < block_.stages.size(); ++s) observed.advance(whole, s);
+  observed.leave(whole);
+  expect_same(walked.enter(decoder), observed.enter(whole));
+}
+
+TEST_F(ActivationStreamTest, MagnitudeAndGramAgreeWithTheBackendsOwnLinears) {
+  models::DecoderBlock reference = decoder_block();
+  for (std::size_t s = 0; s < block_.stages.size(); ++s) {
+    std::vector<weights::LinearPart> parts;
+    for (const FloatLinear& linear : block_.stages[s]) {
+      weights::LinearPart part;
+      part.weights = weights::DenseWeights{Tensor::copy_of(linear.weight)};
+      parts.push_back(std::move(part));
+    }
+    reference.set_linear(s, backend_->make_linear(std::move(parts), {}));
+  }
+  const auto expected = stream().observe(reference);
+  const auto inputs = stream().observe(decoder_block_with_linears());
+  for (std::size_t s = 0; s < inputs.size(); ++s) {
+    const auto x = inputs[s].mean_magnitude.span<float>();
+    const auto y = expected[s].mean_magnitude.span<float>();
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      EXPECT_NEAR(x[k], y[k], 1e-4 * y[k]);
+      // Σ x² ≥ (Σ |x|)² / n, with equality only for a constant.
+      const auto channel = static_cast<std::int64_t>(k);
+      const double squares = inputs[s].gram.matrix<float>().row(channel)[channel];
+      EXPECT_GT(squares, 4500.0 * x[k] * x[k]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble::quantize

@@ -1,0 +1,92 @@
+#include "quantize/calibration.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <set>
+
+#include "core/file.h"
+#include "tiny_model.h"
+
+namespace nibble::quantize {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::vector<std::int32_t> counting(std::int32_t count) {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
+  std::iota(tokens.begin(), tokens.end(), 0);
+  return tokens;
+}
+
+CalibrationOptions options_of(std::int64_t num_samples, std::int64_t seq_len, std::uint64_t seed = 0) {
+  return {.source = "text.txt", .num_samples = num_samples, .seq_len = seq_len, .seed = seed};
+}
+
+TEST(DrawSamples, AreDistinctWholeWindowsInTextOrder) {
+  const auto samples = draw_samples(counting(1005), options_of(20, 10, 5));
+  ASSERT_EQ(samples.num_samples, 20);
+  ASSERT_EQ(samples.tokens.size(), 200u);
+  std::int32_t previous = -1;
+  for (std::int64_t i = 0; i < 20; ++i) {
+    const auto sample = samples.sample(i);
+    EXPECT_EQ(sample[0] % 10, 0);
+    EXPECT_GT(sample[0], previous);
+    for (std::int32_t t = 0; t < 10; ++t) EXPECT_EQ(sample[static_cast<std::size_t>(t)], sample[0] + t);
+    previous = sample[0];
+  }
+}
+
+TEST(DrawSamples, DependOnTheSeedAlone) {
+  const auto tokens = counting(10000);
+  EXPECT_EQ(draw_samples(tokens, options_of(8, 10, 1)).tokens, draw_samples(tokens, options_of(8, 10, 1)).tokens);
+  EXPECT_NE(draw_samples(tokens, options_of(8, 10, 1)).tokens, draw_samples(tokens, options_of(8, 10, 2)).tokens);
+}
+
+TEST(DrawSamples, TakeEveryWindowOfAShortText) {
+  const auto samples = draw_samples(counting(35), options_of(128, 10));
+  EXPECT_EQ(samples.num_samples, 3);
+  EXPECT_EQ(samples.tokens, counting(30));
+  EXPECT_THROW(draw_samples(counting(9), options_of(128, 10)), Error);
+}
+
+class TokenizeFileTest : public ::testing::Test {
+ protected:
+  TokenizeFileTest() {
+    write_tiny_model(folder_ / "model");
+    checkpoint_ = formats::Checkpoint::open(folder_ / "model");
+    tokenizer_ = tokenizer::Tokenizer::from_json(byte_tokenizer_json());
+  }
+  std::string decoded(const std::string& file, const std::string& content) {
+    write_text_file(folder_ / file, content);
+    return tokenizer_->decode(tokenize_file(folder_ / file, *checkpoint_, *tokenizer_));
+  }
+  TemporaryFolder folder_;
+  std::unique_ptr<formats::Checkpoint> checkpoint_;
+  std::unique_ptr<tokenizer::Tokenizer> tokenizer_;
+};
+
+TEST_F(TokenizeFileTest, TextIsTakenAsItIs) {
+  EXPECT_EQ(decoded("a.txt", "one\n{\"text\": 2}\n"), "one\n{\"text\": 2}\n");
+}
+
+TEST_F(TokenizeFileTest, JsonLinesJoinTextsAndConversations) {
+  const std::string text = decoded("a.jsonl",
+                                   "{\"text\": \"first\\n\"}\n\n"
+                                   "{\"messages\": [{\"role\": \"user\", \"content\": \"hello\"}]}\n");
+  EXPECT_THAT(text, ::testing::StartsWith("first\n"));
+  EXPECT_THAT(text, HasSubstr("hello"));
+}
+
+TEST_F(TokenizeFileTest, ALineWithoutTextIsNamed) {
+  try {
+    decoded("b.jsonl", "{\"text\": \"fine\"}\n{\"question\": \"?\"}\n");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("b.jsonl line 2: expected {\"text\""));
+  }
+}
+
+}  // namespace
+}  // namespace nibble::quantize

@@ -1,0 +1,182 @@
+#include "quantize/pipeline.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <set>
+#include <string>
+
+#include "core/file.h"
+#include "quantize/rtn.h"
+#include "tiny_model.h"
+
+namespace nibble::quantize {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class PipelineTest : public ::testing::Test {
+ protected:
+  PipelineTest() {
+    write_tiny_model(folder_ / "model");
+    write_text_file(folder_ / "text.txt", varied_text(3000));
+  }
+
+  PipelineOptions options(const std::string& method, const std::string& output = "out") const {
+    PipelineOptions options;
+    options.model = folder_ / "model";
+    options.output = folder_ / output;
+    options.method = method;
+    options.method_options.grid.symmetry = find_method(method).default_symmetry;
+    options.method_options.group_size = 32;
+    options.calibration = {.source = (folder_ / "text.txt").string(), .num_samples = 16, .seq_len = 64, .seed = 3};
+    options.device = "reference";
+    return options;
+  }
+
+  static std::string error_of(const PipelineOptions& options) {
+    try {
+      run_pipeline(options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(PipelineTest, EveryMethodWritesACheckpointThatReadsBack) {
+  for (const std::string method : {"rtn", "gptq", "awq"}) {
+    run_pipeline(options(method, method));
+    const auto checkpoint = formats::Checkpoint::open(folder_ / method);
+    ASSERT_TRUE(checkpoint->quantization().has_value());
+    EXPECT_EQ(checkpoint->quantization()->method, method == "awq" ? "awq" : "gptq");
+    EXPECT_EQ(checkpoint->quantization()->group_size, 32);
+    EXPECT_EQ(checkpoint->quantization()->sym, method != "awq");
+    EXPECT_EQ(checkpoint->config()["torch_dtype"], "float16");
+    const auto linear = checkpoint->linear("model.layers.1.mlp.down_proj", {64, 96});
+    EXPECT_TRUE(std::holds_alternative<weights::GroupedIntWeights>(linear));
+    EXPECT_TRUE(checkpoint->side_file("tokenizer.json").has_value());
+    EXPECT_EQ(checkpoint->tensor("model.embed_tokens.weight").dtype(), DType::F16);
+    EXPECT_FALSE(checkpoint->contains("model.layers.1.mlp.down_proj.weight"));
+  }
+}
+
+TEST_F(PipelineTest, RtnWritesTheNearestCodesOfTheFloatWeights) {
+  run_pipeline(options("rtn"));
+  const auto source = formats::Checkpoint::open(folder_ / "model");
+  const auto written = formats::Checkpoint::open(folder_ / "out");
+  ThreadPool pool(1);
+  const std::string name = "model.layers.0.self_attn.o_proj";
+  const Tensor weight = weights::dequantize(source->linear(name, {64, 64}));
+  const auto expected = round_to_nearest(weight.matrix<float>(), 32, {4, Symmetry::Symmetric}, pool);
+  EXPECT_TRUE(same_bytes(weights::dequantize(written->linear(name, {64, 64})), values_of(expected)));
+}
+
+TEST_F(PipelineTest, GptqErrorsAreBelowRtn) {
+  for (const std::string method : {"gptq", "awq"}) {
+    const PipelineReport report = run_pipeline(options(method, method));
+    ASSERT_EQ(report.blocks.size(), 2u);
+    for (const BlockReport& block : report.blocks) EXPECT_LT(block.method_error, block.rtn_error) << method;
+  }
+}
+
+TEST_F(PipelineTest, AsymmetricGptqIsVersion2AndDescActWritesItsGroups) {
+  PipelineOptions asymmetric = options("gptq");
+  asymmetric.method_options.grid.symmetry = Symmetry::Asymmetric;
+  asymmetric.method_options.group_index = GroupIndex::DescAct;
+  EXPECT_EQ(run_pipeline(asymmetric).checkpoint_format, "gptq_v2");
+  const auto checkpoint = formats::Checkpoint::open(folder_ / "out");
+  EXPECT_TRUE(checkpoint->quantization()->desc_act);
+  const auto linear = checkpoint->linear("model.layers.0.mlp.down_proj", {64, 96});
+  EXPECT_TRUE(std::get<weights::GroupedIntWeights>(linear).has_g_idx());
+}
+
+TEST_F(PipelineTest, BytesDependOnSeedButNotOnThreadsOrRun) {
+  for (const std::string method : {"gptq", "awq"}) {
+    std::set<std::string> outputs;
+    for (const int threads : {1, 2, 1}) {
+      PipelineOptions run = options(method, method + std::to_string(outputs.size()) + std::to_string(threads));
+      std::filesystem::remove_all(run.output);
+      run.num_threads = threads;
+      run_pipeline(run);
+      outputs.insert(read_text_file(run.output / "model.safetensors"));
+    }
+    EXPECT_EQ(outputs.size(), 1u) << method;
+    PipelineOptions other_seed = options(method, method + "-seed");
+    other_seed.calibration.seed = 4;
+    run_pipeline(other_seed);
+    outputs.insert(read_text_file(other_seed.output / "model.safetensors"));
+    EXPECT_EQ(outputs.size(), 2u) << method;
+  }
+}
+
+TEST_F(PipelineTest, UnknownMethodListsTheKnownOnes) {
+  PipelineOptions unknown = options("rtn");
+  unknown.method = "squeeze";
+  EXPECT_THAT(error_of(unknown), HasSubstr("unknown method squeeze; nibble knows rtn, awq, gptq"));
+}
+
+TEST_F(PipelineTest, GroupSizeThatDoesNotDivideNamesLayersAndSizesThatDo) {
+  PipelineOptions bad = options("gptq");
+  bad.method_options.group_size = 64;  // divides 64 but not 96
+  EXPECT_THAT(error_of(bad), AllOf(HasSubstr("group size 64 does not divide in_features 96"),
+                                   HasSubstr("model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj"),
+                                   HasSubstr("choose --group-size 32, 16, -1")));
+  EXPECT_FALSE(std::filesystem::exists(bad.output));
+}
+
+TEST_F(PipelineTest, OutputFolderInUseIsRefusedBeforeAnythingRuns) {
+  std::filesystem::create_directory(folder_ / "out");
+  EXPECT_EQ(error_of(options("rtn", "out")), "no error");
+  EXPECT_THAT(error_of(options("rtn", "out")), HasSubstr("exists already"));
+}
+
+TEST_F(PipelineTest, QuantizedModelIsNotQuantizedAgain) {
+  run_pipeline(options("rtn", "once"));
+  PipelineOptions again = options("gptq", "twice");
+  again.model = folder_ / "once";
+  EXPECT_THAT(error_of(again), HasSubstr("is quantized already (gptq, 4 bits)"));
+}
+
+TEST_F(PipelineTest, OptionsWithoutMeaningAreErrors) {
+  PipelineOptions bits = options("awq");
+  bits.method_options.grid.bits = 3;
+  EXPECT_THAT(error_of(bits), HasSubstr("AWQ files hold 4 bits only"));
+  bits.method_options.grid.bits = 5;
+  EXPECT_THAT(error_of(bits), HasSubstr("choose 2, 3, 4 or 8"));
+  PipelineOptions desc_act = options("awq");
+  desc_act.method_options.group_index = GroupIndex::DescAct;
+  EXPECT_THAT(error_of(desc_act), HasSubstr("--desc-act"));
+  PipelineOptions damp = options("gptq");
+  damp.method_options.damp_percent = -1;
+  EXPECT_THAT(error_of(damp), HasSubstr("--damp-percent"));
+  PipelineOptions long_samples = options("gptq");
+  long_samples.calibration.seq_len = 129;
+  EXPECT_THAT(error_of(long_samples), HasSubstr("context of 128"));
+}
+
+TEST_F(PipelineTest, TooLittleTextIsAnErrorAndLeavesNoFolder) {
+  write_text_file(folder_ / "short.txt", "too short");
+  PipelineOptions little = options("gptq");
+  little.calibration.source = (folder_ / "short.txt").string();
+  EXPECT_THAT(error_of(little), HasSubstr("9 tokens are less than one sample of 64"));
+  EXPECT_FALSE(std::filesystem::exists(little.output));
+}
+
+TEST_F(PipelineTest, ActivationsThatAreNotFiniteNameTheLayer) {
+  write_tiny_model(folder_ / "broken", std::numeric_limits<float>::quiet_NaN());
+  for (const std::string method : {"gptq", "awq"}) {
+    PipelineOptions broken = options(method, method);
+    broken.model = folder_ / "broken";
+    EXPECT_THAT(error_of(broken), AllOf(HasSubstr("model.layers.0.self_attn.q_proj"), HasSubstr("NaN or infinity")))
+        << method;
+  }
+}
+
+}  // namespace
+}  // namespace nibble::quantize
