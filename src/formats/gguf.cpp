@@ -1,9 +1,11 @@
 #include "formats/gguf.h"
 
 #include <fmt/format.h>
+#include <simdjson.h>
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
@@ -283,7 +285,9 @@ GgufFile GgufFile::parse(std::span<const std::byte> file) {
 }
 
 std::optional<std::string_view> GgufFile::string(std::string_view key) const {
-  return find_value<std::string_view>(metadata_, key, "a string");
+  const auto value = find_value<std::string_view>(metadata_, key, "a string");
+  if (value && !simdjson::validate_utf8(*value)) throw corrupt(fmt::format("{}: not valid UTF-8", key));
+  return value;
 }
 
 std::optional<std::int64_t> GgufFile::integer(std::string_view key) const {
@@ -297,11 +301,16 @@ std::optional<bool> GgufFile::boolean(std::string_view key) const {
 std::optional<double> GgufFile::number(std::string_view key) const {
   const auto found = metadata_.find(key);
   if (found == metadata_.end()) return std::nullopt;
-  if (const auto* value = std::get_if<float>(&found->second))
-    return std::strtod(fmt::format("{}", *value).c_str(), nullptr);
-  if (const auto* value = std::get_if<double>(&found->second)) return *value;
-  if (const auto* value = std::get_if<std::int64_t>(&found->second)) return static_cast<double>(*value);
-  throw corrupt(fmt::format("{}: expected a number", key));
+  double number = NAN;
+  if (const auto* single = std::get_if<float>(&found->second)) {
+    number = std::strtod(fmt::format("{}", *single).c_str(), nullptr);
+  } else if (const auto* wide = std::get_if<double>(&found->second)) {
+    number = *wide;
+  } else if (const auto* integer = std::get_if<std::int64_t>(&found->second)) {
+    number = static_cast<double>(*integer);
+  }
+  if (!std::isfinite(number)) throw corrupt(fmt::format("{}: expected a finite number", key));
+  return number;
 }
 
 const GgufArray* GgufFile::array(std::string_view key) const {

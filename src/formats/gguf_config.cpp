@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <string_view>
 #include <utility>
@@ -98,9 +99,12 @@ const GgufTensor& embedding_of(const GgufFile& file) {
   return found->second;
 }
 
-float largest_value(const GgufTensor& tensor) {
+float largest_factor(const GgufTensor& tensor) {
   std::vector<float> values(static_cast<std::size_t>(tensor.shape.num_elements()));
   dequantize_gguf(tensor.type, tensor.bytes, values);
+  if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value) && value > 0; })) {
+    throw Error(ErrorCode::Corrupt, "rope_freqs.weight: expected positive factors");
+  }
   return *std::max_element(values.begin(), values.end());
 }
 
@@ -108,7 +112,7 @@ float largest_value(const GgufTensor& tensor) {
 Json make_rope_scaling(const GgufFile& file, const Hyperparameters& hyper) {
   if (const auto factors = file.tensors().find(kRopeFactors); factors != file.tensors().end()) {
     return {{"rope_type", "llama3"},
-            {"factor", static_cast<double>(largest_value(factors->second))},
+            {"factor", static_cast<double>(largest_factor(factors->second))},
             {"low_freq_factor", 1.0},
             {"high_freq_factor", 4.0},
             {"original_max_position_embeddings", 8192}};

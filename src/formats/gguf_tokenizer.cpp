@@ -1,6 +1,7 @@
 #include "formats/gguf_tokenizer.h"
 
 #include <fmt/format.h>
+#include <simdjson.h>
 
 #include <algorithm>
 #include <array>
@@ -48,12 +49,8 @@ Error corrupt(std::string message) {
 
 /// A JSON string. Errors: Corrupt for text that is no UTF-8.
 std::string quote(std::string_view text) {
-  try {
-    return Json(text).dump();
-  } catch (const Json::exception&) {
-    throw corrupt(fmt::format("tokenizer.ggml: a string is not valid UTF-8: {}",
-                              Json(text).dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 100)));
-  }
+  if (!simdjson::validate_utf8(text)) throw corrupt("tokenizer.ggml: a string is not valid UTF-8");
+  return Json(text).dump();
 }
 
 /// The vocabulary as the file has it.
@@ -72,6 +69,9 @@ class Vocabulary {
     }
     ids_.reserve(tokens_->size());
     for (std::size_t id = 0; id < tokens_->size(); ++id) {
+      if (!simdjson::validate_utf8((*tokens_)[id])) {
+        throw corrupt(fmt::format("tokenizer.ggml.tokens: token {} is not valid UTF-8", id));
+      }
       if (!ids_.emplace((*tokens_)[id], id).second) {
         throw corrupt(
             fmt::format("tokenizer.ggml.tokens: token {} ({}) stands there twice", id, quote((*tokens_)[id])));
@@ -339,7 +339,6 @@ Json make_tokenizer_config(const GgufFile& file) {
     if (const auto token = vocabulary.named_token(key)) config[name] = *token;
   }
   if (const auto chat_template = file.string("tokenizer.chat_template")) config["chat_template"] = *chat_template;
-  quote(config.value("chat_template", ""));
   return config;
 }
 

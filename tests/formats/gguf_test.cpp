@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 
@@ -51,6 +52,14 @@ TEST(Gguf, ReadsMetadataOfEveryType) {
   expect_error(ErrorCode::Corrupt, "string: expected an integer", [&] { (void)parsed.integer("string"); });
   expect_error(ErrorCode::Corrupt, "u8: expected a string", [&] { (void)parsed.string("u8"); });
   expect_error(ErrorCode::Corrupt, "u8: expected an array", [&] { (void)parsed.array("u8"); });
+}
+
+TEST(Gguf, RefusesStringsThatAreNotUtf8AndNumbersThatAreNotFinite) {
+  const std::string file = GgufBuilder().string("s", "a\xff").f32("n", NAN).number("i", 12, double{INFINITY}).build();
+  const GgufFile parsed = parse(file);
+  expect_error(ErrorCode::Corrupt, "s: not valid UTF-8", [&] { (void)parsed.string("s"); });
+  expect_error(ErrorCode::Corrupt, "n: expected a finite number", [&] { (void)parsed.number("n"); });
+  expect_error(ErrorCode::Corrupt, "i: expected a finite number", [&] { (void)parsed.number("i"); });
 }
 
 TEST(Gguf, ReadsTensorsWithReversedSizes) {
