@@ -28,24 +28,11 @@ struct Subcommand {
 };
 
 constexpr Subcommand kSubcommands[] = {
-#ifdef NIBBLE_WITH_QUANTIZE
     {"quantize", "make a model small: RTN, AWQ or GPTQ", add_quantize},
-#endif
-#ifdef NIBBLE_WITH_EVAL
     {"eval", "say what that cost: perplexity, KL, accuracy, against a baseline", add_eval},
-#endif
-#ifdef NIBBLE_WITH_SERVE
     {"serve", "serve a model behind an OpenAI-compatible API", add_serve},
-#endif
-#ifdef NIBBLE_WITH_GENERATE
     {"generate", "continue a prompt, or answer it (--chat)", add_generate},
-#endif
-#ifdef NIBBLE_WITH_IMPORT
     {"import", "write a GGUF file as a Hugging Face checkpoint", add_import},
-#endif
-#ifdef NIBBLE_WITH_BENCH
-    {"bench", "measure prefill and decode speed of a model", add_bench},
-#endif
 };
 
 constexpr int kDone = 0;
