@@ -150,7 +150,7 @@ void Lexer::lex_comment() {
   for (std::size_t at = position_; at < source_.size(); ++at) {
     if (const auto end = match_end(at, "#}")) return advance_to(*end);
   }
-  fail_at(line_, "Missing end of comment tag");
+  if (position_ < source_.size()) fail_at(line_, "Missing end of comment tag");
 }
 
 void Lexer::lex_raw(std::size_t body_begin) {
@@ -169,7 +169,7 @@ void Lexer::lex_raw(std::size_t body_begin) {
     }
     at += 2;
   }
-  fail_at(line_, "Missing end of raw directive");
+  if (position_ < source_.size()) fail_at(line_, "Missing end of raw directive");
 }
 
 bool Lexer::try_tag_end(Token::Kind end_kind) {

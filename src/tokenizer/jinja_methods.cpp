@@ -306,6 +306,18 @@ Value format(Interpreter& /*interpreter*/, const Value& self, Arguments& argumen
   return format_braces(text_of(self), arguments);
 }
 
+Value format_map(Interpreter& /*interpreter*/, const Value& self, Arguments& arguments) {
+  const Bound bound("format_map", arguments, {"/mapping"}, 1);
+  const Value mapping = bound.value(0);
+  const auto* dict = mapping.get<Dict>();
+  if (dict == nullptr) fail("format_map() needs a mapping");
+  Arguments named;
+  for (const auto& [key, value] : dict->entries()) {
+    if (key.is_string()) named.keyword.emplace_back(*key.string(), value);
+  }
+  return format_braces(text_of(self), named);
+}
+
 constexpr auto kStringMethods = std::to_array<Method>({
     {"capitalize", map_text<text::capitalize>},
     {"casefold", map_text<text::lower>},
@@ -315,6 +327,7 @@ constexpr auto kStringMethods = std::to_array<Method>({
     {"expandtabs", expand_tabs},
     {"find", find<Direction::Left>},
     {"format", format},
+    {"format_map", format_map},
     {"index", index<Direction::Left>},
     {"isalnum", all_characters<text::is_alnum>},
     {"isalpha", all_characters<text::is_alpha>},

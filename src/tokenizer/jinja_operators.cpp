@@ -266,7 +266,7 @@ Value get_item(const Value& object, const Value& key) {
 
 Value get_slice(const Value& object, const Value& start, const Value& stop, const Value& step) {
   if (const auto* missing = object.get<Undefined>()) fail(missing->message);
-  const bool is_sliceable = object.is_string() || object.sequence() != nullptr;
+  const bool is_sliceable = object.is_string() || object.sequence() != nullptr || object.get<Range>() != nullptr;
   if (!is_sliceable) fail(fmt::format("'{}' object cannot be sliced", type_name(object)));
   const auto bound = [](const Value& value) -> std::optional<std::int64_t> {
     if (value.is_none()) return std::nullopt;
@@ -292,6 +292,13 @@ Value get_slice(const Value& object, const Value& start, const Value& stop, cons
     rest.remove_prefix(text::byte_offset(rest, static_cast<std::size_t>(begin)));
     const auto count = static_cast<std::size_t>(std::max<std::int64_t>(0, end - begin));
     return like_object(std::string(rest.substr(0, text::byte_offset(rest, count))));
+  }
+  if (const auto* range = object.get<Range>()) {
+    const std::int64_t distance = by > 0 ? end - begin : begin - end;
+    const std::int64_t pace = by > 0 ? by : by == INT64_MIN ? INT64_MAX : -by;
+    const std::int64_t count = distance <= 0 ? 0 : (distance - 1) / pace + 1;
+    const std::int64_t step_size = count > 1 ? range->step * by : range->step;
+    return Ref<Range>(std::make_shared<const Range>(Range{range->start + begin * range->step, step_size, count}));
   }
   std::vector<std::size_t> wanted;
   for (std::int64_t i = begin; by > 0 ? i < end : i > end;) {

@@ -146,12 +146,23 @@ Statement::Node Parser::parse_tag(const std::string& tag) {
     take();
     return block;
   }
-  if (tag == "print") return Print{parse_tuple(Conditions::Allowed)};
+  if (tag == "print") return parse_print();
   constexpr std::array<std::string_view, 5> kOtherTemplates = {"extends", "include", "import", "from", "autoescape"};
   if (std::find(kOtherTemplates.begin(), kOtherTemplates.end(), tag) != kOtherTemplates.end()) {
     fail_here(fmt::format("the tag '{}' is not available in chat templates", tag));
   }
   fail_here(fmt::format("Encountered unknown tag '{}'.", tag));
+}
+
+/// {% print a, b %}: both texts, one after the other.
+Statement::Node Parser::parse_print() {
+  const int line = current().line;
+  Concat concat;
+  while (!at(Token::Kind::BlockEnd)) {
+    if (!concat.parts.empty()) expect_operator(",");
+    concat.parts.push_back(parse_expression());
+  }
+  return Print{make(line, std::move(concat))};
 }
 
 Statement::Node Parser::parse_if() {
@@ -240,7 +251,12 @@ void Parser::parse_signature(MacroDefinition& definition) {
     if (!definition.parameters.empty()) expect_operator(",");
     const Token name = expect(Token::Kind::Name, "a parameter name");
     if (is_reserved(name.text)) fail_at(name.line, fmt::format("can't assign to '{}'", name.text));
-    definition.parameters.push_back(intern(name.text));
+    const NameId id = intern(name.text);
+    const auto& known = definition.parameters;
+    if (std::find(known.begin(), known.end(), id) != known.end()) {
+      fail_at(name.line, fmt::format("duplicate argument '{}' in a macro", name.text));
+    }
+    definition.parameters.push_back(id);
     if (skip_operator("=")) {
       definition.defaults.push_back(parse_expression());
     } else if (!definition.defaults.empty()) {
@@ -257,8 +273,17 @@ void Parser::parse_macro_body(MacroDefinition& definition, const EndTags& end_ta
   open_macros_.pop_back();
   loop_depth_ = outer_loops;
   take();
-  for (const NameId parameter : definition.parameters) {  // a parameter of that name is an ordinary one
-    const std::string& name = names_[static_cast<std::size_t>(parameter)];
+  check_special_parameters(definition);
+}
+
+/// A parameter called caller, varargs or kwargs is an ordinary one.
+void Parser::check_special_parameters(MacroDefinition& definition) const {
+  const std::size_t num_required = definition.parameters.size() - definition.defaults.size();
+  for (std::size_t i = 0; i < definition.parameters.size(); ++i) {
+    const std::string& name = names_[static_cast<std::size_t>(definition.parameters[i])];
+    if (name == "caller" && definition.uses_caller && i < num_required) {
+      fail_here("the special parameter \"caller\" must be left out or be given a default");
+    }
     if (name == "caller") definition.uses_caller = false;
     if (name == "varargs") definition.uses_varargs = false;
     if (name == "kwargs") definition.uses_kwargs = false;

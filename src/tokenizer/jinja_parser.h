@@ -34,6 +34,7 @@ class Parser {
   Body parse_own_frame(const EndTags& end_tags);
   Statement parse_statement();
   Statement::Node parse_tag(const std::string& tag);
+  Statement::Node parse_print();
   Statement::Node parse_if();
   Statement::Node parse_for();
   Statement::Node parse_set();
@@ -45,6 +46,7 @@ class Parser {
   Statement::Node parse_loop_control(const std::string& tag);
   void parse_signature(MacroDefinition& definition);
   void parse_macro_body(MacroDefinition& definition, const EndTags& end_tags);
+  void check_special_parameters(MacroDefinition& definition) const;
   Target parse_target();
   Target parse_single_target();
 

@@ -100,7 +100,6 @@ Value last(Interpreter& interpreter, const Value& subject, Arguments& arguments)
   check_reversible(subject);
   if (const Items* sequence = subject.sequence(); sequence != nullptr && !sequence->empty()) return sequence->back();
   Items all = interpreter.collect(subject);
-  if (subject.is_undefined()) fail(subject.get<Undefined>()->message);
   return all.empty() ? Value::undefined("No last item, sequence was empty.") : all.back();
 }
 
@@ -108,7 +107,6 @@ Value reverse(Interpreter& interpreter, const Value& subject, Arguments& argumen
   const Bound bound("reverse", arguments, {});
   if (subject.is_string()) return get_slice(subject, Value(), Value(), Value(-1));
   if (!is_iterable(subject)) fail("argument must be iterable");
-  if (subject.is_undefined()) fail(subject.get<Undefined>()->message);
   Items all = interpreter.collect(subject);
   std::reverse(all.begin(), all.end());
   Value reversed = Value::list(std::move(all));
@@ -321,9 +319,11 @@ template <Keep keep, Look look>
 Value select(Interpreter& interpreter, const Value& subject, Arguments& arguments) {
   if (!is_truthy(subject)) return make_generator(subject, []() { return std::optional<Value>(); });
   constexpr std::size_t kTestIdx = look == Look::AtAttribute ? 1 : 0;
-  if (arguments.positional.size() < kTestIdx) fail("Missing parameter for attribute name");
-  const auto get = attribute_getter(look == Look::AtAttribute ? arguments.positional[0] : Value());
+  Value attribute;
+  if (look == Look::AtAttribute && !arguments.positional.empty()) attribute = arguments.positional[0];
+  const auto get = attribute_getter(attribute);
   const auto passes = [&interpreter, arguments, get](const Value& item) {
+    if (arguments.positional.size() < kTestIdx) fail("Missing parameter for attribute name");
     const Value looked_at = get(item);
     if (arguments.positional.size() <= kTestIdx) return is_truthy(looked_at);
     if (!arguments.positional[kTestIdx].is_string()) fail("select needs the name of a test");

@@ -189,7 +189,7 @@ std::vector<std::string_view> split_space(std::string_view text, std::int64_t ma
   text = strip(text, Sides::Left);
   while (!text.empty()) {
     if (max_splits >= 0 && static_cast<std::int64_t>(parts.size()) >= max_splits) {
-      parts.push_back(strip(text, Sides::Right));
+      parts.push_back(text);  // the rest as it is
       break;
     }
     std::size_t end = 0;
@@ -205,7 +205,7 @@ std::vector<std::string_view> rsplit_space(std::string_view text, std::int64_t m
   text = strip(text, Sides::Right);
   while (!text.empty()) {
     if (max_splits >= 0 && static_cast<std::int64_t>(parts.size()) >= max_splits) {
-      parts.push_back(strip(text, Sides::Left));
+      parts.push_back(text);
       break;
     }
     std::size_t begin = text.size();
