@@ -178,6 +178,9 @@ LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& o
   model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
   model.decoder->reserve(options.max_num_batched_tokens, std::max<std::int64_t>(options.max_num_seqs, 64));
   model.description = describe(model, config);
+  log::info("{} of weights, KV cache of {} tokens in {}",
+            format_bytes(static_cast<double>(model.decoder->weight_bytes())), num_blocks * options.block_size,
+            format_bytes(static_cast<double>(num_blocks * block_bytes)));
   return model;
 }
 

@@ -90,12 +90,13 @@ std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, bac
   parts.rope = backend.make_rope({.inv_freq = rope_inverse_frequencies(config),
                                   .attention_factor = 1,
                                   .max_positions = max_positions > 0 ? max_positions : config.max_position_embeddings});
+  // First, because it reads the largest table whole: the peak of resident memory falls while little else is there.
+  parts.lm_head = load_lm_head(checkpoint, architecture, config, backend);
   for (std::int64_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend));
   }
   parts.final_norm =
       load_norm(checkpoint, std::string(architecture.final_norm) + ".weight", config.hidden_size, backend);
-  parts.lm_head = load_lm_head(checkpoint, architecture, config, backend);
   return std::make_unique<Decoder>(backend, std::move(parts));
 }
 
