@@ -143,8 +143,10 @@ void Bpe::read_merges(const ComponentJson& json) {
       }
       return *id;
     };
+    const std::int32_t left_id = find(left);
+    const std::int32_t right_id = find(right);
     merged.assign(left).append(right);
-    merges_.insert(find(left), find(right), {static_cast<std::uint32_t>(rank), find(merged)});
+    merges_.insert(left_id, right_id, {static_cast<std::uint32_t>(rank), find(merged)});
   }
 }
 

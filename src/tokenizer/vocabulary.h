@@ -38,7 +38,7 @@ class StringTable {
 class Vocabulary {
  public:
   /// Ids beyond make tables too large for what any model has. Errors of insert: Corrupt.
-  static constexpr std::int64_t kMaxId = (1 << 24) - 1;
+  static constexpr std::int64_t kMaxId = (1 << 22) - 1;
 
   void insert(std::string_view token, std::int64_t id);
   std::optional<std::int32_t> find(std::string_view token) const { return ids_.find(token); }

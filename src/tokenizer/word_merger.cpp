@@ -14,20 +14,6 @@ constexpr std::int32_t kInside = -1;  // a place in the middle of a token; no sp
 
 }  // namespace
 
-MergeTable::MergeTable(std::size_t num_merges) {
-  std::size_t size = 16;
-  while (size * 2 < num_merges * 3) size *= 2;
-  slots_.resize(size);
-  mask_ = size - 1;
-}
-
-void MergeTable::insert(std::int32_t left, std::int32_t right, Merge merge) {
-  const std::uint64_t pair = key(left, right);
-  std::size_t i = hash(pair) & mask_;
-  while (slots_[i].pair != kEmpty && slots_[i].pair != pair) i = (i + 1) & mask_;
-  slots_[i] = {pair, merge};
-}
-
 std::size_t WordMerger::merge(const MergeTable& merges, std::span<std::int32_t> symbols) {
   if (symbols.size() < 2) return symbols.size();
   check(symbols.size() <= kMaxSymbols, "a word is not longer than kMaxSymbols");
