@@ -187,11 +187,11 @@ def test_repairs_invalid_utf8_as_python_does(build_dir, tmp_path, smollm2_json):
     assert [answer["stream"] for answer in answers] == [answer["text"] for answer in answers]
 
 
-@pytest.mark.parametrize("unit", ["a", " ", "\n", "é", "中", "ab", "0", "!", "<", "\u0301", "<|im_start"])
-def test_ten_megabytes_cost_about_ten_times_one_megabyte(pair, unit):
+def test_ten_megabytes_cost_about_ten_times_one_megabyte(pair):
     """CPU time as a ratio within one process: 10 to 12 on an idle machine; 20 leaves room, quadratic work gives 100."""
     _, ours = pair
-    times = 1_000_000 // len(unit.encode())
-    answers = ours.ask([{"repeat": unit, "times": n} for n in (times, times, 10 * times)])
-    seconds = [answer["seconds"] for answer in answers]
-    assert seconds[2] <= 20 * max(seconds[:2]), seconds
+    for unit in ("a", " ", "中", "0", "\u0301\u0316", "<|im_start"):
+        times = 1_000_000 // len(unit.encode())
+        answers = ours.ask([{"repeat": unit, "times": n} for n in (times, times, 10 * times)])
+        seconds = [answer["seconds"] for answer in answers]
+        assert seconds[2] <= 20 * max(seconds[:2]), (unit, seconds)
