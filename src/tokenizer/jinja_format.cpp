@@ -123,10 +123,10 @@ class PercentFormatter {
       out += convert();
       check_string_size(out.size());
     }
-    // A dict, a list or a range may stay unused: Python takes them for mappings.
+    // A dict, a list, a range or an Undefined may stay unused: they have [], so Python takes them for mappings.
     const auto* tuple = values_.get<Tuple>();
-    const bool may_stay =
-        values_.get<Dict>() != nullptr || values_.get<List>() != nullptr || values_.get<Range>() != nullptr;
+    const bool may_stay = values_.is_undefined() || values_.get<Dict>() != nullptr || values_.get<List>() != nullptr ||
+                          values_.get<Range>() != nullptr;
     if (!may_stay && next_ < (tuple != nullptr ? tuple->items.size() : 1)) {
       fail("not all arguments converted during string formatting");
     }
