@@ -1,10 +1,13 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
@@ -21,14 +24,14 @@ using quantize::Symmetry;
 
 /// What the flags say, before they are brought together.
 struct QuantizeFlags {
-  std::string model;
-  std::string model_option;
+  std::string model;         // positional
+  std::string model_option;  // --model
   std::string method;
   std::string calibration;
   bool sym = false;
   bool asym = false;
-  std::optional<bool> zero_point;
-  bool desc_act = false;
+  std::string zero_point;  // "" where it was not given
+  std::string desc_act;
   std::string rounding = "nearest";
   quantize::PipelineOptions pipeline;
 };
@@ -41,11 +44,28 @@ std::string methods_text() {
   return text;
 }
 
-std::string model_of(const QuantizeFlags& flags) {
+/// "true" or "false", as the guides write `--desc_act true` and `--zero_point False`; nothing for other words.
+std::optional<bool> parse_switch(std::string word) {
+  std::ranges::transform(word, word.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (word == "true" || word == "1") return true;
+  if (word == "false" || word == "0") return false;
+  return std::nullopt;
+}
+
+/// A switch may stand alone, so a word after it that is no truth value is the model: `--desc_act MODEL`.
+void settle_switch(std::string& value, QuantizeFlags& flags) {
+  if (value.empty() || parse_switch(value)) return;
+  if (!flags.model.empty()) throw CLI::ValidationError(fmt::format("'{}' is neither true nor false", value));
+  flags.model = std::exchange(value, "true");
+}
+
+/// Runs as a part of parsing: what is wrong here is a usage error.
+void settle(QuantizeFlags& flags) {
+  settle_switch(flags.zero_point, flags);
+  settle_switch(flags.desc_act, flags);
   if (flags.model.empty() == flags.model_option.empty()) {
     throw CLI::ValidationError("give the model once: nibble quantize MODEL, or --model MODEL");
   }
-  return flags.model.empty() ? flags.model_option : flags.model;
 }
 
 Symmetry symmetry_of(const QuantizeFlags& flags, const quantize::Method& method) {
@@ -59,17 +79,19 @@ Symmetry symmetry_of(const QuantizeFlags& flags, const quantize::Method& method)
   };
   if (flags.sym) ask(Symmetry::Symmetric);
   if (flags.asym) ask(Symmetry::Asymmetric);
-  if (flags.zero_point) ask(*flags.zero_point ? Symmetry::Asymmetric : Symmetry::Symmetric);
+  if (!flags.zero_point.empty())
+    ask(parse_switch(flags.zero_point) == true ? Symmetry::Asymmetric : Symmetry::Symmetric);
   return asked.value_or(method.default_symmetry);
 }
 
 quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   quantize::PipelineOptions options = flags.pipeline;
-  options.model = hub::resolve_model(model_of(flags));
+  options.model = hub::resolve_model(flags.model.empty() ? flags.model_option : flags.model);
   options.method = flags.method;
   const quantize::Method& method = quantize::find_method(flags.method);
   options.method_options.grid.symmetry = symmetry_of(flags, method);
-  options.method_options.group_index = flags.desc_act ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
+  options.method_options.group_index =
+      parse_switch(flags.desc_act) == true ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
   options.method_options.rounding = flags.rounding == "gptq" ? quantize::Rounding::Gptq : quantize::Rounding::Nearest;
   if (method.calibration == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
@@ -85,6 +107,11 @@ int run_quantize(const QuantizeFlags& flags) {
                     format_bytes(static_cast<double>(report.output_bytes)), report.checkpoint_format,
                     format_bytes(static_cast<double>(report.input_bytes)), format_duration(report.seconds)));
   return 0;
+}
+
+/// `--name`, `--name true`, `--name=false`.
+void add_switch(CLI::App& command, const std::string& names, std::string& value, const std::string& description) {
+  command.add_option(names, value, description)->expected(0, 1)->default_str("true")->type_name("[true|false]");
 }
 
 }  // namespace
@@ -104,12 +131,9 @@ std::function<int()> add_quantize(CLI::App& command) {
       ->capture_default_str();
   command.add_flag("--sym", flags->sym, "symmetric grids (the default of gptq and rtn)");
   command.add_flag("--asym", flags->asym, "grids with zero points (the default of awq)");
-  command.add_option("--zero_point,--zero-point", flags->zero_point, "as --asym; false: as --sym")
-      ->expected(0, 1)
-      ->default_str("true")
-      ->type_name("[true|false]");
-  command.add_flag("--desc_act,--desc-act,!--no-desc-act", flags->desc_act,
-                   "GPTQ: groups of columns by falling importance (writes g_idx)");
+  add_switch(command, "--zero_point,--zero-point", flags->zero_point, "as --asym; false: as --sym");
+  add_switch(command, "--desc_act,--desc-act", flags->desc_act,
+             "GPTQ: groups of columns by falling importance (writes g_idx)");
   command.add_option("--calibration", flags->calibration, "text or JSON lines; self: the model writes its own [self]")
       ->type_name("FILE|self");
   command.add_option("--samples", pipeline.calibration.num_samples, "calibration samples")->capture_default_str();
@@ -126,6 +150,7 @@ std::function<int()> add_quantize(CLI::App& command) {
       ->check(CLI::IsMember({"auto", "cpu", "reference"}))
       ->capture_default_str();
   command.add_option("--threads", pipeline.num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
+  command.callback([flags] { settle(*flags); });
   return [flags] { return run_quantize(*flags); };
 }
 
