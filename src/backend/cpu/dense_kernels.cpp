@@ -50,7 +50,8 @@ void dense_tiles(const DenseTiles& w, std::int64_t first_tile, std::int64_t num_
 
 std::string simd_name() {
   const std::int64_t target = hwy::SupportedTargets() & HWY_TARGETS;
-  return hwy::TargetName(target & -target);  // the lowest bit is the best target
+  // The lowest bit is the best target.
+  return std::string(hwy::TargetName(target & -target)) + (amx_is_allowed() ? " + AMX" : "");
 }
 
 }  // namespace nibble::backend::cpu

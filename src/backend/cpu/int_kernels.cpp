@@ -12,7 +12,10 @@
 
 #include <cstring>
 
+#include <hwy/cache_control.h>
+
 #include "backend/cpu/dense_kernels-inl.h"
+#include "backend/cpu/int_amx.h"
 #include "backend/cpu/kernels.h"
 
 // Highway's AVX3_DL implies VNNI on the machine but does not ask the compiler for it.
@@ -154,6 +157,13 @@ HWY_INLINE void multiply_chunk(const std::uint8_t* HWY_RESTRICT chunk, const std
   multiply_step<kBits, kNarrow, kTokens, 7>(chunk, x, odd);
 }
 
+/// Tiles follow one another in memory. The hardware's streams stop at every 4 KiB page, which is a tile or two: asking
+/// for what lies a page ahead keeps enough misses in flight.
+template <int kBits>
+HWY_INLINE void prefetch_chunk(const std::uint8_t* chunk) {
+  for (int line = 0; line < kBits; ++line) hwy::Prefetch(chunk + 4096 + line * 64);
+}
+
 /// One tile against kTokens tokens. kBits is how `tile.codes` is stored, 8 for an unpacked panel.
 template <int kBits, bool kNarrow, int kTokens>
 HWY_INLINE void int_block(const IntTiles& w, const Tile& tile, const Int8Rows& x, std::int64_t first_token,
@@ -187,6 +197,7 @@ HWY_INLINE void int_block(const IntTiles& w, const Tile& tile, const Int8Rows& x
         for (int p = 0; p < kParts; ++p) even[t][p] = odd[t][p] = hn::Zero(di);
       }
       for (std::int64_t c = 0; c < group_chunks; ++c, chunk += 64 * kBits) {
+        if constexpr (kTokens <= 4) prefetch_chunk<kBits>(chunk);
         multiply_chunk<kBits, kNarrow, kTokens>(chunk, x_rows, even, kTokens <= 2 ? odd : even);
         for (auto& row : x_rows) row += kChunk;
       }
@@ -241,6 +252,63 @@ void unpack_tile(const IntTiles& w, const std::uint8_t* HWY_RESTRICT codes, std:
   }
 }
 
+void unpack_codes_of(const IntTiles& w, const Tile& tile, std::uint8_t* HWY_RESTRICT to) {
+  switch (w.bits) {
+    case 2: return unpack_tile<2>(w, tile.codes, to);
+    case 3: return unpack_tile<3>(w, tile.codes, to);
+    case 4: return unpack_tile<4>(w, tile.codes, to);
+    default: return unpack_tile<8>(w, tile.codes, to);
+  }
+}
+
+bool target_goes_with_amx() {
+  return HWY_TARGET == HWY_AVX3_DL;
+}
+
+template <int kBits, int kStep>
+HWY_INLINE void unpack_signed_step(const std::uint8_t* HWY_RESTRICT chunk, const V8 (&zeros)[kParts],
+                                   std::uint8_t* HWY_RESTRICT to) {
+  for (int p = 0; p < kParts; ++p) {
+    hn::StoreU(hn::Sub(unpack_step<kBits, kStep>(chunk, p), zeros[p]), U8(), to + kStep * 64 + p * (64 / kParts));
+  }
+}
+
+template <int kBits>
+void unpack_signed(const IntTiles& w, const Tile& tile, std::uint8_t* HWY_RESTRICT to) {
+  const I32 d;
+  const std::uint8_t* HWY_RESTRICT chunk = tile.codes;
+  std::int64_t k = 0;
+  for (const GroupSegment& segment : w.segments) {
+    V8 zeros[kParts];  // the row's zero in each of a lane's four bytes
+    for (int p = 0; p < kParts; ++p) {
+      const VI zero = hn::ConvertTo(d, load_zeros(w, tile, segment.group, p));
+      zeros[p] = hn::BitCast(U8(), hn::Mul(zero, hn::Set(d, 0x01010101)));
+    }
+    for (; k < segment.end; k += kChunk, chunk += 64 * kBits, to += 512) {
+      unpack_signed_step<kBits, 0>(chunk, zeros, to);
+      unpack_signed_step<kBits, 1>(chunk, zeros, to);
+      unpack_signed_step<kBits, 2>(chunk, zeros, to);
+      unpack_signed_step<kBits, 3>(chunk, zeros, to);
+      unpack_signed_step<kBits, 4>(chunk, zeros, to);
+      unpack_signed_step<kBits, 5>(chunk, zeros, to);
+      unpack_signed_step<kBits, 6>(chunk, zeros, to);
+      unpack_signed_step<kBits, 7>(chunk, zeros, to);
+    }
+  }
+}
+
+/// A tile's codes minus their zeros, as signed bytes. The differences must fit (all but asymmetric 8 bits do) and
+/// groups be whole chunks.
+void unpack_signed_tile(const IntTiles& w, std::int64_t tile_idx, std::uint8_t* HWY_RESTRICT to) {
+  const Tile tile = tile_at(w, tile_idx);
+  switch (w.bits) {
+    case 2: return unpack_signed<2>(w, tile, to);
+    case 3: return unpack_signed<3>(w, tile, to);
+    case 4: return unpack_signed<4>(w, tile, to);
+    default: return unpack_signed<8>(w, tile, to);
+  }
+}
+
 template <int kBits>
 void int_tiles_of(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
                   std::span<const float> bias, Matrix<float> y, std::byte* scratch) {
@@ -272,12 +340,7 @@ void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tile
 void dequantize_tile(const IntTiles& w, const Tile& tile, std::uint8_t* HWY_RESTRICT bytes, float* HWY_RESTRICT panel) {
   const F32 d;
   const I32 di;
-  switch (w.bits) {
-    case 2: unpack_tile<2>(w, tile.codes, bytes); break;
-    case 3: unpack_tile<3>(w, tile.codes, bytes); break;
-    case 4: unpack_tile<4>(w, tile.codes, bytes); break;
-    default: unpack_tile<8>(w, tile.codes, bytes); break;
-  }
+  unpack_codes_of(w, tile, bytes);
   for (const GroupSegment& segment : w.segments) {
     for (int p = 0; p < kParts; ++p) {
       const VF scale = load_scales(w, tile, segment.group, p);
@@ -314,14 +377,65 @@ namespace nibble::backend::cpu {
 
 HWY_EXPORT(int_tiles);
 HWY_EXPORT(int_tiles_exact);
+HWY_EXPORT(unpack_signed_tile);
+HWY_EXPORT(target_goes_with_amx);
+
+namespace {
+
+// Below this the vector kernels win: they read 4-bit codes once, where the tile unit wants them unpacked first.
+constexpr std::int64_t kAmxMinTokens = 9;
+
+bool amx_can_run(const IntTiles& w, const Int8Rows& x) {
+  const bool differences_fit = w.bits < 8 || w.is_symmetric();
+  return differences_fit && x.group_size <= 64 && x.num_tokens >= kAmxMinTokens && amx_is_allowed();
+}
+
+std::size_t panel_bytes(const IntTiles& w) {
+  return static_cast<std::size_t>(w.num_chunks() * kChunk * kTileRows);
+}
+
+// Panels that one block of tokens meets: as many as stay in L2 beside the activations.
+constexpr std::int64_t kMaxAmxPanels = 16;
+std::int64_t num_amx_panels(const IntTiles& w) {
+  constexpr std::size_t kPanelCache = 256 * 1024;
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(kPanelCache / panel_bytes(w)), 1, kMaxAmxPanels);
+}
+
+void int_tiles_by_amx(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
+                      std::span<const float> bias, Matrix<float> y, std::byte* scratch) {
+  const auto* scales = static_cast<const std::byte*>(w.scales.view().data());
+  const auto scale_bytes = w.num_groups * kTileRows * static_cast<std::int64_t>(size_bytes(w.scales.dtype()));
+  SignedPanel panels[kMaxAmxPanels];
+  const std::int64_t step = num_amx_panels(w);
+  std::byte* amx_scratch = scratch + static_cast<std::size_t>(step) * panel_bytes(w);
+  for (std::int64_t first = 0; first < num_tiles; first += step) {
+    const std::int64_t count = std::min(step, num_tiles - first);
+    std::byte* values = scratch;
+    for (std::int64_t i = 0; i < count; ++i, values += panel_bytes(w)) {
+      const std::int64_t tile = first_tile + first + i;
+      HWY_DYNAMIC_DISPATCH(unpack_signed_tile)(w, tile, reinterpret_cast<std::uint8_t*>(values));
+      panels[i] = {.values = reinterpret_cast<const std::int8_t*>(values),
+                   .scales = scales + tile * scale_bytes,
+                   .first_row = tile * kTileRows};
+    }
+    amx_tiles(w, {panels, static_cast<std::size_t>(count)}, x, bias, y, amx_scratch);
+  }
+  amx_release();
+}
+
+}  // namespace
 
 void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
                std::span<const float> bias, Matrix<float> y, std::byte* scratch) {
-  HWY_DYNAMIC_DISPATCH(int_tiles)(w, first_tile, num_tiles, x, bias, y, scratch);
+  if (amx_can_run(w, x)) {
+    int_tiles_by_amx(w, first_tile, num_tiles, x, bias, y, scratch);
+  } else {
+    HWY_DYNAMIC_DISPATCH(int_tiles)(w, first_tile, num_tiles, x, bias, y, scratch);
+  }
 }
 
 std::size_t int_scratch_bytes(const IntTiles& w) {
-  return static_cast<std::size_t>(w.num_chunks() * kChunk * kTileRows);
+  return static_cast<std::size_t>(num_amx_panels(w)) * panel_bytes(w) + amx_scratch_bytes(w.num_chunks());
 }
 
 void int_tiles_exact(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, Matrix<const float> x,
@@ -330,7 +444,14 @@ void int_tiles_exact(const IntTiles& w, std::int64_t first_tile, std::int64_t nu
 }
 
 std::size_t int_exact_scratch_bytes(const IntTiles& w) {
-  return static_cast<std::size_t>(w.num_chunks() * kChunk * kTileRows) * (sizeof(float) + 1);
+  return panel_bytes(w) * (sizeof(float) + 1);
+}
+
+bool amx_is_allowed() {
+  // A test that hides AVX-512 hides the tile unit too. (Asking Highway for its targets costs a cpuid, which traps on
+  // virtual machines; the dispatch table is a load.)
+  static const bool is_available = amx_is_available();
+  return is_available && HWY_DYNAMIC_DISPATCH(target_goes_with_amx)();
 }
 
 }  // namespace nibble::backend::cpu

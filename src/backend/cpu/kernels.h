@@ -14,6 +14,8 @@ namespace nibble::backend::cpu {
 
 /// Instruction set that the kernels below use on this machine ("AVX3_DL"), with " + AMX" where prefill takes it.
 std::string simd_name();
+/// Whether prefill takes the tile unit: it is there and no test has chosen a lesser target.
+bool amx_is_allowed();
 
 // ── Linears: y[t, row] = sum_k w[row, k] x[t, k] (+ bias) for the rows of tiles [first_tile, first_tile + num_tiles).
 // `y` is the part's matrix [num_tokens, out_features]; `bias` is empty or has out_features elements.
