@@ -74,7 +74,7 @@ class Peer:
         import torch
         import transformers
 
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)
         self.torch = torch
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -85,11 +85,23 @@ class Peer:
         with self.torch.no_grad():
             return self.torch.log_softmax(self.model(self.torch.tensor([ids])).logits[0], dim=-1)
 
-    def log_likelihood(self, context, continuation):
-        context_ids, continuation_ids = self.encode_pair(context, continuation)
-        rows = self.log_probs((context_ids + continuation_ids)[:-1])[len(context_ids) - 1 :]
-        assert len(rows) == len(continuation_ids) > 0
-        return sum(row[token].item() for row, token in zip(rows, continuation_ids))
+    def log_likelihoods(self, prompts):
+        """Of each (context, continuation), as lm-eval computes it; all in one padded batch."""
+        pairs = [self.encode_pair(*prompt) for prompt in prompts]
+        inputs = [(context + continuation)[:-1] for context, continuation in pairs]
+        distinct = [ids for i, ids in enumerate(inputs) if ids not in inputs[:i]]
+        longest = max(map(len, distinct))
+        # Causal attention: what stands behind a sequence does not reach it.
+        batch = self.torch.tensor([ids + [0] * (longest - len(ids)) for ids in distinct])
+        results = []
+        with self.torch.no_grad():
+            hidden = self.model.model(batch).last_hidden_state
+            for ids, (_, continuation) in zip(inputs, pairs):
+                row = hidden[distinct.index(ids)]
+                logits = self.model.lm_head(row[len(ids) - len(continuation) : len(ids)])
+                log_probs = self.torch.log_softmax(logits, dim=-1)
+                results.append(sum(log_probs[i, token].item() for i, token in enumerate(continuation)))
+        return results
 
 
 def lm_eval_encode_pair(encode):
@@ -165,7 +177,7 @@ def test_log_likelihoods_are_those_of_lm_evals_prompts(nibble, smollm2, peer, tm
     assert len(items) == len(rows)
     right = right_norm = 0
     for item, row in zip(items, rows):
-        expected = [peer.log_likelihood(*prompt) for prompt in lm_eval_prompts(row)]
+        expected = peer.log_likelihoods(lm_eval_prompts(row))
         assert item["log_likelihoods"] == pytest.approx(expected, abs=5e-3)
         assert item["chosen"] == argmax(expected)
         right += argmax(expected) == row["answer"]
@@ -233,7 +245,7 @@ def test_chosen_answers_agree_on_200_rows(nibble, shared, reference_model, tmp_p
     assert len(items) == 200
     agreed = 0
     for item in items:
-        expected = [peer.log_likelihood(*prompt) for prompt in lm_eval_prompts(rows[item["line"] - 1])]
+        expected = peer.log_likelihoods(lm_eval_prompts(rows[item["line"] - 1]))
         agreed += item["chosen"] == argmax(expected)
     assert agreed >= 0.995 * len(items)
 
