@@ -6,7 +6,7 @@ import tempfile
 import unittest
 
 NIBBLE = os.environ["NIBBLE_BIN"]
-SUBCOMMANDS = ["quantize", "eval", "serve", "generate", "import"]
+SUBCOMMANDS = ["quantize", "eval", "serve", "generate", "import", "bench"]
 
 
 def run(*arguments, **options):

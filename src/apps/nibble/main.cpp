@@ -33,6 +33,7 @@ constexpr Subcommand kSubcommands[] = {
     {"serve", "serve a model behind an OpenAI-compatible API", add_serve},
     {"generate", "continue a prompt, or answer it (--chat)", add_generate},
     {"import", "write a GGUF file as a Hugging Face checkpoint", add_import},
+    {"bench", "measure prefill and decode speed of a model", add_bench},
 };
 
 constexpr int kDone = 0;
