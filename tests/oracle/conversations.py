@@ -27,10 +27,12 @@ TOOLS = [
         "parameters": {"type": "object", "required": ["city"], "properties": {
             "city": {"type": "string", "description": "Größere Städte & 東京"},
             "unit": {"type": "string", "enum": ["c", "f"], "default": "c"},
-            "days": {"type": ["integer", "null"], "minimum": 0, "maximum": 1.5}}}}},
+            "days": {"type": "integer", "minimum": 0, "maximum": 1.5}}}}},
     {"type": "function", "function": {"name": "now", "description": "", "parameters": {"type": "object",
                                                                                       "properties": {}}}},
 ]
+ODD_TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {
+    "type": "object", "properties": {"x": {"type": ["integer", "null"]}, "y": {"anyOf": [{"type": "string"}]}}}}}]
 CALL = {"id": "call_abc1", "type": "function",
         "function": {"name": "get_weather", "arguments": {"city": "Zürich", "days": 1, "deep": [1.5, True, None, {}]}}}
 CALL_TEXT = {"id": "call_abc1", "type": "function",
@@ -52,6 +54,8 @@ CONVERSATIONS = [
     {"messages": [user("<|im_start|> <|eot_id|> </s> [INST] {{ x }} {% if %} {# #} \"q\" 'a' \\ & <b> \x01\x7f")]},
     {"messages": [user("Weather?")], "tools": TOOLS},
     {"messages": [system("Use tools."), user("Weather?")], "tools": TOOLS},
+    {"messages": [user("Odd?")], "tools": ODD_TOOLS},
+    {"messages": [user("Weather?")], "kwargs": {"functions": "[{\"name\": \"f\"}]", "datetime": "now"}},
     {"messages": [user("Weather?"), assistant(None, tool_calls=[CALL]), tool("22")], "tools": TOOLS},
     {"messages": [user("Weather?"), assistant("", tool_calls=[CALL]), tool("{\"t\": 22}"), assistant("It is 22."),
                   user("Thanks")], "tools": TOOLS},
