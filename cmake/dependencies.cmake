@@ -9,9 +9,9 @@ find_package(CLI11 2 REQUIRED)
 find_package(fmt 9 REQUIRED)
 find_package(spdlog 1.10 REQUIRED)
 find_package(hwy 1.0 REQUIRED)
-# The serial build, linked statically: the pthread build starts a thread per core when it is loaded, in `nibble serve`
-# too, and those threads would take its signals.
-find_library(OPENBLAS_LIBRARY libopenblas.a PATH_SUFFIXES openblas-serial REQUIRED NO_CACHE)
+# The pthread build: Debian's serial build does not lock its allocator, so threads that call it at once corrupt each
+# other's products. Linked statically, so that quantize/linear_algebra.cpp can set its environment before it starts.
+find_library(OPENBLAS_LIBRARY libopenblas.a PATH_SUFFIXES openblas-pthread REQUIRED NO_CACHE)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)  # its CMake config wants civetweb
