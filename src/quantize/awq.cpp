@@ -165,14 +165,16 @@ ScaleSearch search_scale(std::span<const FloatLinear> linears, const StageInputs
   std::vector<double> errors(candidates.size());
   for (const FloatLinear& linear : linears) {
     const auto weight = linear.weight.matrix<float>();
-    const std::int64_t tiles = num_tiles(weight.rows);
-    std::vector<double> partial(candidates.size() * static_cast<std::size_t>(tiles));
-    pool.run(static_cast<std::int64_t>(partial.size()), [&](std::int64_t task, int) {
-      const auto candidate = static_cast<std::size_t>(task / tiles);
-      partial[static_cast<std::size_t>(task)] = scaled_rounding_error(load_tile(weight, task % tiles), gram, channels,
-                                                                      candidates[candidate], group_size, format);
+    const std::size_t num_candidates = candidates.size();
+    std::vector<double> partial(static_cast<std::size_t>(num_tiles(weight.rows)) * num_candidates);
+    pool.run(num_tiles(weight.rows), [&](std::int64_t tile_idx, int) {
+      const Tile tile = load_tile(weight, tile_idx);
+      double* tile_errors = partial.data() + static_cast<std::size_t>(tile_idx) * num_candidates;
+      for (std::size_t c = 0; c < num_candidates; ++c) {
+        tile_errors[c] = scaled_rounding_error(tile, gram, channels, candidates[c], group_size, format);
+      }
     });
-    for (std::size_t i = 0; i < partial.size(); ++i) errors[i / static_cast<std::size_t>(tiles)] += partial[i];
+    for (std::size_t i = 0; i < partial.size(); ++i) errors[i % num_candidates] += partial[i];
   }
   const auto best = static_cast<std::size_t>(std::ranges::min_element(errors) - errors.begin());
   check(errors[best] <= errors[0], "AWQ: the identity is a candidate");
