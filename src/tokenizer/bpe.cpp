@@ -71,27 +71,27 @@ class Bpe::SymbolWriter {
       throw Error(ErrorCode::Corrupt, fmt::format("tokenizer.json: model.vocab has neither \"{}\" nor unk_token \"{}\"",
                                                   character, bpe_.unk_token_));
     }
-    if (has_unknown_ && !bpe_.fuse_unk_) symbols_.push_back(*bpe_.unk_id_);
-    has_unknown_ = true;
+    if (!bpe_.fuse_unk_) flush_unknown();
+    waiting_unknown_ = bpe_.unk_id_;
   }
 
   void flush_unknown() {
-    if (has_unknown_) symbols_.push_back(*bpe_.unk_id_);
-    has_unknown_ = false;
+    if (waiting_unknown_) symbols_.push_back(*waiting_unknown_);
+    waiting_unknown_.reset();
   }
 
  private:
   // A waiting <unk> stays behind bytes that come after it, as in `tokenizers`.
   bool add_bytes(std::string_view character) {
     const auto token = [&](char c) { return bpe_.fallback_bytes_[static_cast<unsigned char>(c)]; };
-    if (!std::all_of(character.begin(), character.end(), token)) return false;
-    for (const char c : character) symbols_.push_back(*token(c));
+    if (!std::all_of(character.begin(), character.end(), [&](char c) { return token(c) != kNoToken; })) return false;
+    for (const char c : character) symbols_.push_back(token(c));
     return true;
   }
 
   const Bpe& bpe_;
   std::vector<std::int32_t>& symbols_;
-  bool has_unknown_ = false;
+  std::optional<std::int32_t> waiting_unknown_;
 };
 
 Bpe::Bpe(const ComponentJson& json, PieceForm form) : form_(form) {
@@ -152,7 +152,7 @@ void Bpe::read_merges(const ComponentJson& json) {
 
 void Bpe::index_bytes() {
   for (std::size_t byte = 0; byte < 256; ++byte) {
-    fallback_bytes_[byte] = vocabulary_.find(fmt::format("<0x{:02X}>", byte));
+    fallback_bytes_[byte] = vocabulary_.find(fmt::format("<0x{:02X}>", byte)).value_or(kNoToken);
     std::string character;
     append_utf8(character, byte_level_character(static_cast<std::uint8_t>(byte)));
     bytes_[byte] = vocabulary_.find(character).value_or(kNoToken);
@@ -161,7 +161,7 @@ void Bpe::index_bytes() {
   for (std::int32_t id = 0; id < vocabulary_.id_end(); ++id) {
     const auto token = vocabulary_.token(id);
     if (!token) continue;
-    if (const auto bytes = from_byte_level(*token)) pieces_.insert(*bytes, *vocabulary_.find(*token));
+    if (const auto bytes = from_byte_level(*token)) pieces_.insert(*bytes, vocabulary_.find(*token).value_or(id));
   }
 }
 

@@ -37,7 +37,8 @@ class Bpe {
 
  private:
   class SymbolWriter;
-  using ByteTokens = std::array<std::optional<std::int32_t>, 256>;
+  static constexpr std::int32_t kNoToken = -1;
+  using ByteTokens = std::array<std::int32_t, 256>;  // kNoToken where there is none
 
   void read_vocabulary(const ComponentJson& json);
   void read_merges(const ComponentJson& json);
@@ -53,10 +54,9 @@ class Bpe {
   bool byte_fallback_ = false;
   std::string unk_token_;  // "" where there is none
   std::optional<std::int32_t> unk_id_;
-  StringTable pieces_;                   // Bytes: tokens as the bytes they stand for (for ignore_merges)
-  std::array<std::int32_t, 256> bytes_;  // Bytes: the token of each byte, kNoToken where there is none
-  ByteTokens fallback_bytes_;            // <0x00> … <0xFF>
-  static constexpr std::int32_t kNoToken = -1;
+  StringTable pieces_;         // Bytes: tokens as the bytes they stand for (for ignore_merges)
+  ByteTokens bytes_;           // Bytes: the token of each byte
+  ByteTokens fallback_bytes_;  // <0x00> … <0xFF>
 };
 
 }  // namespace nibble::tokenizer

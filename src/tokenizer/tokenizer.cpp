@@ -131,6 +131,7 @@ class BpeTokenizer final : public Tokenizer {
     return tokens;
   }
 
+  // Special tokens are known by id. tokenizers 0.23 compares the spelling and so keeps those that it normalizes.
   std::string decode(const std::vector<std::int32_t>& ids, bool skip_special_tokens) const override {
     std::string bytes;
     bool is_first = true;
