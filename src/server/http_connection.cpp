@@ -1,11 +1,13 @@
 #include "server/http_connection.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
+#include <ctime>
 #include <exception>
 #include <utility>
 
@@ -262,7 +264,8 @@ std::string HttpConnection::header_text(int status, std::string_view content_typ
                                         const std::vector<HttpHeader>& headers) {
   status_ = status;
   if (shared_->is_stopping.load(std::memory_order_relaxed)) keep_alive_ = false;
-  std::string text = fmt::format("HTTP/1.1 {} {}\r\nServer: nibble\r\n", status, reason_phrase(status));
+  std::string text = fmt::format("HTTP/1.1 {} {}\r\nServer: nibble\r\nDate: {:%a, %d %b %Y %H:%M:%S} GMT\r\n", status,
+                                 reason_phrase(status), fmt::gmtime(std::time(nullptr)));
   const auto add = [&](std::string_view name, std::string_view value) {
     text += fmt::format("{}: {}\r\n", name, value);
   };

@@ -369,4 +369,5 @@ def test_vllms_start_line_works(nibble, smollm2):
     assert server.client().models.list().data[0].model_extra["max_model_len"] == 1000
     warning = [line for line in server.log if "no effect" in line]
     assert len(warning) == 1 and "--enforce-eager" in warning[0] and "--swap-space" in warning[0]
+    assert "--gpu-memory-utilization" in warning[0]
     assert server.stop()[0] == 0

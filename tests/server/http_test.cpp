@@ -1,5 +1,6 @@
 // Bytes on the wire: what HTTP clients, broken and hostile ones included, may send, and when they may leave.
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -32,7 +33,9 @@ TEST_F(Http, AnswersSeveralRequestsOnOneConnection) {
   TestClient client(port());
   EXPECT_EQ(client.get("/health").status, 200);
   EXPECT_EQ(client.post("/v1/completions", kShort).status, 200);
-  EXPECT_EQ(client.get("/version").json()["version"], "1.2.3");
+  const Reply version = client.get("/version");
+  EXPECT_EQ(version.json()["version"], "1.2.3");
+  EXPECT_THAT(version.headers.at("date"), testing::EndsWith(" GMT"));
 }
 
 TEST_F(Http, AnswersPipelinedRequestsInOrder) {
@@ -61,6 +64,14 @@ TEST_F(Http, ReadsChunkedBodies) {
   const Reply reply = client.receive();
   EXPECT_EQ(reply.status, 200) << reply.body;
   EXPECT_EQ(client.get("/health").status, 200);
+}
+
+TEST_F(Http, ReadsAnEmptyChunkedBodyByteByByte) {
+  start();
+  TestClient client(port());
+  const std::string_view request = "GET /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+  for (const char c : request) client.send(std::string_view(&c, 1));
+  EXPECT_EQ(client.receive().status, 200);
 }
 
 TEST_F(Http, AsksForTheBodyWhenTheClientExpectsIt) {

@@ -171,10 +171,12 @@ void register_engine_flags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--kv-cache-memory-bytes", engine.kv_cache_memory_bytes, "KV cache (2G, 512M); default: see README")
       ->transform(human_count());
-  command
-      .add_option("--gpu-memory-utilization", engine.gpu_memory_utilization, "share of GPU memory; ignored on the CPU")
-      ->check(CLI::Range(0.01, 1.0))
-      ->capture_default_str();
+  flags.without_effect["--gpu-memory-utilization"] =
+      command
+          .add_option("--gpu-memory-utilization", engine.gpu_memory_utilization,
+                      "share of GPU memory; ignored on the CPU")
+          ->check(CLI::Range(0.01, 1.0))
+          ->capture_default_str();
   command.add_option("--num-gpu-blocks-override", engine.num_gpu_blocks_override, "KV blocks, whatever memory says")
       ->check(CLI::NonNegativeNumber);
   command.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", engine.enable_prefix_caching,
@@ -224,7 +226,7 @@ void register_other_vllm_flags(CLI::App& command, ServeFlags& flags) {
   for (const UnusedFlag& flag : kUnusedFlags) {
     CLI::Option* option = flag.takes == Takes::Value ? command.add_option(flag.name) : command.add_flag(flag.name);
     if (flag.takes == Takes::Value) option->expected(1);
-    flags.not_implemented[std::string(flag.name).substr(0, std::string_view(flag.name).find(','))] = option->group("");
+    flags.without_effect[std::string(flag.name).substr(0, std::string_view(flag.name).find(','))] = option->group("");
   }
   for (const RefusedFlag& flag : kRefusedFlags) {
     command
@@ -287,8 +289,9 @@ void finish_serve_flags(ServeFlags& flags) {
   if (flags.api.served_model_names.empty()) flags.api.served_model_names.push_back(flags.model);
 
   std::vector<std::string> ignored;
-  for (const auto& [name, option] : flags.not_implemented) {
-    if (option->count() > 0) ignored.push_back(name);
+  for (const auto& [name, option] : flags.without_effect) {
+    const bool has_effect = name == "--gpu-memory-utilization" && flags.engine.device == "cuda";
+    if (option->count() > 0 && !has_effect) ignored.push_back(name);
   }
   if (!ignored.empty()) {
     log::warning("flags of vLLM that have no effect in nibble: {}", fmt::join(ignored, ", "));

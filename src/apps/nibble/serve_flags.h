@@ -28,7 +28,7 @@ struct ServeFlags {
   server::HttpOptions http;
   server::AccessOptions access;
   server::openai::ApiOptions api;
-  std::map<std::string, const CLI::Option*> not_implemented;  // flags of vLLM that are accepted and ignored
+  std::map<std::string, const CLI::Option*> without_effect;  // flags of vLLM that are accepted and ignored
 };
 
 /// Registers every flag on `command`; `flags` must live until it has been parsed.
