@@ -99,6 +99,8 @@ class ContinuationChoice : public Task {
     return {{"continuation", "continuation (1 of 4)", MetricKind::Accuracy}};
   }
 
+  bool needs_text() const override { return true; }
+
   std::vector<TaskResult> run(TaskContext& context) const override {
     const std::vector<Item> items = make_items(context);
     std::vector<TaskResult> results;

@@ -38,8 +38,8 @@ struct Report {
 
 enum class Baseline : std::uint8_t { None, FirstModel };
 
-/// A checked plan: the tasks exist, their files are well-formed, every threshold judges something. Made before models
-/// are loaded, so that a typing error costs no minutes.
+/// A checked plan: the tasks exist, their files are well-formed, the text can be read, every threshold judges
+/// something. Made before models are loaded, so that a typing error costs no minutes.
 struct Plan {
   EvalOptions options;
   Thresholds thresholds;

@@ -17,6 +17,7 @@ class KlDivergence : public Task {
   }
 
   bool needs_baseline() const override { return true; }
+  bool needs_text() const override { return true; }
 
   std::vector<TaskResult> run(TaskContext& context) const override {
     const std::vector<MetricSpec> specs = metrics();

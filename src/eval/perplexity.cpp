@@ -13,6 +13,8 @@ class Perplexity : public Task {
  public:
   std::vector<MetricSpec> metrics() const override { return {{"ppl", "perplexity", MetricKind::Perplexity}}; }
 
+  bool needs_text() const override { return true; }
+
   std::vector<TaskResult> run(TaskContext& context) const override {
     std::vector<TaskResult> results;
     for (const WindowScores& scores : context.window_scores()) {

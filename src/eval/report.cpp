@@ -85,6 +85,7 @@ std::string render_value(const Metric& metric) {
 std::string render_degradation(const std::optional<Degradation>& degradation) {
   if (!degradation) return "";
   const double percent = degradation->percent;
+  if (percent == 0) return "the same";
   return fmt::format("{:.2f} % {}", std::fabs(percent), percent < 0 ? "better" : "worse");
 }
 

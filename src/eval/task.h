@@ -70,6 +70,9 @@ struct EvalOptions {
   int num_threads = 0;                            // for arithmetic on logits beside the engines' own; 0: every CPU
 };
 
+/// The text files, joined. Errors: InvalidArgument without --text or for an empty text; as read_corpus_file.
+std::string read_text(const EvalOptions& options);
+
 /// What tasks share while they run: the models, the text as tokens, one pass over its windows. One thread uses it.
 class TaskContext {
  public:
@@ -106,6 +109,8 @@ class Task {
   virtual std::vector<MetricSpec> metrics() const = 0;
   /// Whether it compares with a baseline, and is an error without one.
   virtual bool needs_baseline() const { return false; }
+  /// Whether it measures on --text.
+  virtual bool needs_text() const { return false; }
   /// One result a model, in the order of context.models().
   virtual std::vector<TaskResult> run(TaskContext& context) const = 0;
 };

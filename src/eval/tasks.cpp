@@ -65,21 +65,24 @@ double Metric::standard_error() const {
   return spec.kind == MetricKind::Perplexity ? value() * error : error;
 }
 
+std::string read_text(const EvalOptions& options) {
+  if (options.text_files.empty()) {
+    throw Error(ErrorCode::InvalidArgument, "ppl, kl and continuation measure on a text: add --text FILE");
+  }
+  std::string text;
+  for (const auto& file : options.text_files) text += read_corpus_file(file);
+  if (text.empty()) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("{}: empty; --text takes a file with text", options.text_files.front().string()));
+  }
+  return text;
+}
+
 TaskContext::TaskContext(std::vector<Model>& models, const EvalOptions& options, Compare compare)
     : models_(models), options_(options), compare_(compare) {}
 
 const std::vector<std::int32_t>& TaskContext::text_tokens() {
-  if (text_tokens_) return *text_tokens_;
-  if (options_.text_files.empty()) {
-    throw Error(ErrorCode::InvalidArgument, "ppl, kl and continuation measure on a text: add --text FILE");
-  }
-  std::string text;
-  for (const auto& file : options_.text_files) text += read_corpus_file(file);
-  if (text.empty()) {
-    throw Error(ErrorCode::InvalidArgument,
-                fmt::format("{}: empty; --text takes a file with text", options_.text_files.front().string()));
-  }
-  text_tokens_ = tokenizer().encode(text);
+  if (!text_tokens_) text_tokens_ = tokenizer().encode(read_text(options_));
   return *text_tokens_;
 }
 

@@ -109,7 +109,7 @@ CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const Cal
 
 std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const formats::Checkpoint& checkpoint,
                                         const tokenizer::Tokenizer& tokenizer) {
-  const std::string text = read_text_file(file);
+  const std::string text = read_corpus_file(file);
   if (file.extension() == ".jsonl") return tokenize_json_lines(text, file.string(), checkpoint, tokenizer);
   return tokenizer.encode(text);
 }

@@ -162,6 +162,10 @@ TEST_F(Evaluate, RefusesPlansThatCannotWork) {
   EXPECT_THAT(plan({"choice"}, "", Baseline::None), HasSubstr("choice:FILE.jsonl"));
   EXPECT_THAT(plan({"ppl:x"}, "", Baseline::None), HasSubstr("takes no argument"));
   EXPECT_THAT(plan({"kl"}, "", Baseline::None), HasSubstr("add --baseline"));
+  options_.text_files = {"/nowhere/text.txt"};
+  EXPECT_THAT(plan({"ppl"}, "", Baseline::None), HasSubstr("/nowhere/text.txt"));
+  EXPECT_EQ(plan({"choice:" + choices_.string()}, "", Baseline::None), "no error");
+  options_.text_files = {text_.path()};
   EXPECT_THAT(plan({"continuation"}, "1", Baseline::None), HasSubstr("add --baseline"));
   EXPECT_THAT(plan({"ppl", "ppl"}, "", Baseline::None), HasSubstr("two of them report \"ppl\""));
   EXPECT_THAT(plan({"ppl"}, "1", Baseline::FirstModel), HasSubstr("ppl=1"));

@@ -87,17 +87,19 @@ int run_eval(EvalFlags flags) {
   if (flags.eval.tasks.empty()) flags.eval.tasks = default_tasks(flags);
   flags.eval.num_threads = flags.engine.num_threads;
   const bool has_baseline = !flags.baseline.empty();
+  std::vector<std::string> sources = flags.models;
+  if (has_baseline) sources.insert(sources.begin(), flags.baseline);
+  std::vector<std::filesystem::path> paths;  // all of them before any is loaded: a typing error costs no minutes
+  for (const std::string& source : sources) paths.push_back(hub::resolve_model(source));
   eval::Plan plan = eval::make_plan(flags.eval, eval::parse_thresholds(flags.max_degradation, flags.max_kl),
                                     has_baseline ? eval::Baseline::FirstModel : eval::Baseline::None);
   plan.num_decode_tokens = flags.num_decode_tokens;
 
-  std::vector<std::string> sources = flags.models;
-  if (has_baseline) sources.insert(sources.begin(), flags.baseline);
   const std::vector<std::string> names = short_names(sources);
   std::vector<std::unique_ptr<engine::Engine>> engines;
   std::vector<eval::Model> models;
   for (std::size_t m = 0; m < sources.size(); ++m) {
-    engines.push_back(engine::Engine::load(hub::resolve_model(sources[m]), flags.engine));
+    engines.push_back(engine::Engine::load(paths[m], flags.engine));
     log::info("{}: {}", names[m], engines.back()->description());
     models.push_back({names[m], engines.back().get()});
   }
