@@ -20,13 +20,13 @@ namespace nibble::backend {
 
 // ── Activations ────────────────────────────────────────────────────────────────────────────────────────────
 
-enum class ActivationKind : std::uint8_t { F32, F16, BF16, Fp8PerToken, Fp8Static, Fp8Per128, Int8PerGroup };
+enum class ActivationKind : std::uint8_t { F32, F16, BF16, Fp8PerToken, Fp8Static, Fp8Per128, Int8PerGroup, Int16PerGroup };
 
 /// What a consumer wants its input as. Stated by a `Linear`, honoured by norm, attention and silu·mul, so
 /// quantizing an activation is shared by all parts of a fused linear and fused into its producer.
 struct ActivationFormat {
   ActivationKind kind = ActivationKind::F32;
-  std::int32_t group_size = 0;  // Int8PerGroup: inputs that share one scale
+  std::int32_t group_size = 0;  // Int8PerGroup, Int16PerGroup: inputs that share one scale
   float static_scale = 0;       // Fp8Static
   /// Act-order: stored column j is the producer's channel input_permutation[j]. Borrowed from the Linear that
   /// states the format; empty for the natural order.
@@ -36,9 +36,12 @@ struct ActivationFormat {
 /// A matrix of activations in some format, with room for `capacity()` tokens; made by a backend, reused by
 /// every step. Rows [0, num_tokens) are valid.
 ///
-/// values  [capacity, width]        f32 / f16 / bf16 / e4m3 / i8, by format.kind
-/// scales  f32 [capacity, groups]   Fp8PerToken: 1; Fp8Per128 and Int8PerGroup: ceil(width / group); else empty
-/// sums    i32 [capacity, groups]   Int8PerGroup: sum of the group's int8 values, for zero points; else empty
+/// values  [capacity, width]        f32 / f16 / bf16 / e4m3 / i8 / i16, by format.kind
+/// scales  f32 [capacity, groups]   Fp8PerToken: 1; Fp8Per128 and Int*PerGroup: ceil(width / group); else empty
+/// sums    i32 [capacity, groups]   Int*PerGroup: sum of the group's integers, for zero points; else empty
+///
+/// Int16PerGroup keeps a row as two planes of int8, `width` high parts and then `width` low parts: the integer is
+/// 128 * high + low, within ±16256, so that int8 dot products serve it.
 struct Activation {
   ActivationFormat format;
   Tensor values;

@@ -23,6 +23,7 @@ DType values_dtype(ActivationKind kind) {
     case ActivationKind::Fp8Static:
     case ActivationKind::Fp8Per128: return DType::F8E4M3;
     case ActivationKind::Int8PerGroup: return DType::I8;
+    case ActivationKind::Int16PerGroup: return DType::I16;
   }
   return DType::F32;
 }
@@ -31,7 +32,8 @@ std::int64_t num_scale_groups(std::int64_t width, const ActivationFormat& format
   switch (format.kind) {
     case ActivationKind::Fp8PerToken: return 1;
     case ActivationKind::Fp8Per128: return (width + 127) / 128;
-    case ActivationKind::Int8PerGroup: return (width + format.group_size - 1) / format.group_size;
+    case ActivationKind::Int8PerGroup:
+    case ActivationKind::Int16PerGroup: return (width + format.group_size - 1) / format.group_size;
     default: return 0;
   }
 }
@@ -64,7 +66,7 @@ Activation make_host_activation(std::int64_t capacity, std::int64_t width, const
   activation.values = Tensor::empty(values_dtype(format.kind), {capacity, width});
   if (const std::int64_t groups = num_scale_groups(width, format); groups > 0) {
     activation.scales = Tensor::empty(DType::F32, {capacity, groups});
-    if (format.kind == ActivationKind::Int8PerGroup) activation.sums = Tensor::empty(DType::I32, {capacity, groups});
+    if (format.kind >= ActivationKind::Int8PerGroup) activation.sums = Tensor::empty(DType::I32, {capacity, groups});
   }
   return activation;
 }

@@ -51,15 +51,20 @@ struct Matrix64 {
   double at(std::int64_t r, std::int64_t c) const { return values[static_cast<std::size_t>(r * cols + c)]; }
 };
 
+/// Integer j of row t of an Int16PerGroup activation.
+inline int integer_at(const Activation& x, std::int64_t t, std::int64_t j) {
+  const auto* planes = reinterpret_cast<const std::int8_t*>(x.values.matrix<std::int16_t>().row(t));
+  return 128 * planes[j] + planes[x.width() + j];
+}
+
 /// The values that a kernel computes with, in the producer's natural channel order: scales applied, permutation undone.
 inline Matrix64 read_activation(const Activation& x) {
   Matrix64 matrix{x.width(), std::vector<double>(static_cast<std::size_t>(x.num_tokens * x.width()))};
   for (std::int64_t t = 0; t < x.num_tokens; ++t) {
     for (std::int64_t j = 0; j < x.width(); ++j) {
       double value = 0;
-      if (x.format.kind == ActivationKind::Int8PerGroup) {
-        value = static_cast<double>(x.scales.matrix<float>().row(t)[j / x.format.group_size]) *
-                x.values.matrix<std::int8_t>().row(t)[j];
+      if (x.format.kind == ActivationKind::Int16PerGroup) {
+        value = static_cast<double>(x.scales.matrix<float>().row(t)[j / x.format.group_size]) * integer_at(x, t, j);
       } else {
         value = x.values.matrix<float>().row(t)[j];
       }

@@ -27,8 +27,9 @@ void RowStore::finish(std::int64_t t, std::byte* scratch) const {
     row = permuted;
   }
   if (is_float) return;
-  quantize_row(row, width, out_.format.group_size, out_.values.matrix<std::int8_t>().row(t),
-               out_.scales.matrix<float>().row(t), out_.sums.matrix<std::int32_t>().row(t));
+  auto* planes = reinterpret_cast<std::int8_t*>(out_.values.matrix<std::int16_t>().row(t));
+  quantize_row(row, width, out_.format.group_size, planes, out_.scales.matrix<float>().row(t),
+               out_.sums.matrix<std::int32_t>().row(t));
 }
 
 void for_each_row(Workspace& workspace, std::int64_t num_rows, FunctionRef<void(std::int64_t, int)> body) {

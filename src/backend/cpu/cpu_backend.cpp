@@ -58,8 +58,8 @@ class CpuBackend final : public Backend {
     return std::make_unique<CpuKvCache>(std::move(layers), num_blocks, block_size);
   }
   Activation make_activation(std::int64_t capacity, std::int64_t width, const ActivationFormat& format) override {
-    check(format.kind == ActivationKind::F32 || format.kind == ActivationKind::Int8PerGroup,
-          "the CPU backend computes with f32 or int8 activations");
+    check(format.kind == ActivationKind::F32 || format.kind == ActivationKind::Int16PerGroup,
+          "the CPU backend computes with f32 or integer activations");
     return make_host_activation(capacity, width, format);
   }
   ActivationFormat hidden_format() const override { return {}; }

@@ -39,7 +39,7 @@ std::vector<Task> plan_tasks(const std::vector<std::unique_ptr<PackedPart>>& par
   return tasks;
 }
 
-/// One activation group for all integer parts; int8 and f32 parts, or parts with other permutations, cannot share.
+/// One activation group for all integer parts; integer and f32 parts, or parts with other permutations, cannot share.
 bool agree_on_format(std::vector<std::unique_ptr<PackedPart>>& parts) {
   std::int64_t group = 0;
   for (const auto& part : parts) group = std::gcd(group, part->activation_group());

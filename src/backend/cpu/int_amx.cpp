@@ -1,7 +1,8 @@
-// Regime: prefill, M > kAmxMinTokens. Layout in: 16 output rows x K as signed bytes, four inputs of a row together
-// (exactly a B tile), and int8 activations row-major (exactly an A tile). A group of 64 inputs is one tile
-// multiplication of 16 cycles into 16 tokens x 16 rows of int32; turning those into f32 and adding them, scaled, to
-// sums that stay in 16 vector registers costs about 30 cycles more and sets the ceiling: 500 multiply-adds a cycle.
+// Regime: prefill, M >= kAmxMinTokens. Layout in: 16 output rows x K as signed bytes, four inputs of a row together
+// (exactly a B tile), and two planes of int8 activations, row-major (exactly A tiles). A group of 64 inputs is two tile
+// multiplications of 16 cycles into 16 tokens x 16 rows of int32; turning those into f32 and adding them, scaled, to
+// sums that stay in 16 vector registers costs about 40 cycles beside them and sets the ceiling: 400 multiply-adds a
+// cycle, against 64 with AVX-512 VNNI.
 #include "backend/cpu/int_amx.h"
 
 #if defined(__x86_64__)
@@ -20,7 +21,7 @@ namespace {
 #define NIBBLE_AMX __attribute__((target("amx-tile,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,f16c,fma")))
 
 constexpr std::int64_t kTokens = 16;
-constexpr std::size_t kResultBytes = 2 * 1024;  // two tiles of sums
+constexpr std::size_t kResultBytes = 4 * 1024;  // four tiles of sums
 
 bool cpu_has_int8_tiles() {
   unsigned a = 0;
@@ -49,20 +50,57 @@ struct alignas(64) TileConfig {
   std::uint8_t num_rows[16] = {};
 };
 
-// Tiles 0, 1: sums of two consecutive groups. 2, 3: activations. 4, 5: weights.
+// Inputs of one tile multiplication: a whole group of 32 or 64, half a group of 128.
+std::int64_t tile_inputs(std::int64_t group_size) {
+  return std::min<std::int64_t>(group_size, 64);
+}
+
+// Tiles 0 … 3: sums (high, low) of two consecutive groups. 4, 5: activations (high, low). 6: weights.
 NIBBLE_AMX void configure(std::int64_t num_tokens, std::int64_t group_size) {
   TileConfig config;
-  for (int i = 0; i < 2; ++i) {
-    config.row_bytes[i] = 64;
+  for (int i = 0; i < 6; ++i) {
+    config.row_bytes[i] = static_cast<std::uint16_t>(i < 4 ? 64 : tile_inputs(group_size));
     config.num_rows[i] = static_cast<std::uint8_t>(num_tokens);
-    config.row_bytes[2 + i] = static_cast<std::uint16_t>(group_size);
-    config.num_rows[2 + i] = static_cast<std::uint8_t>(num_tokens);
-    config.row_bytes[4 + i] = 64;
-    config.num_rows[4 + i] = static_cast<std::uint8_t>(group_size / 4);
   }
+  config.row_bytes[6] = 64;
+  config.num_rows[6] = static_cast<std::uint8_t>(tile_inputs(group_size) / 4);
   // g++ 12's intrinsic names only the first bytes of its operand as read; the rest would be optimised away.
   asm volatile("" : : "r"(&config) : "memory");
   _tile_loadconfig(&config);
+}
+
+/// A group's activations and weights.
+struct Group {
+  const std::int8_t* high;
+  const std::int8_t* low;
+  std::int64_t stride;  // bytes from one token to the next
+  const std::int8_t* weights;
+  std::int64_t size;
+};
+
+// Tile numbers are part of the instruction, hence one function for each pair of sums.
+NIBBLE_AMX inline void multiply_even_group(const Group& group) {
+  _tile_zero(0);
+  _tile_zero(1);
+  for (std::int64_t k = 0; k < group.size; k += 64) {
+    _tile_loadd(6, group.weights + k * kTileRows, 64);
+    _tile_loadd(4, group.high + k, group.stride);
+    _tile_dpbssd(0, 4, 6);
+    _tile_loadd(5, group.low + k, group.stride);
+    _tile_dpbssd(1, 5, 6);
+  }
+}
+
+NIBBLE_AMX inline void multiply_odd_group(const Group& group) {
+  _tile_zero(2);
+  _tile_zero(3);
+  for (std::int64_t k = 0; k < group.size; k += 64) {
+    _tile_loadd(6, group.weights + k * kTileRows, 64);
+    _tile_loadd(4, group.high + k, group.stride);
+    _tile_dpbssd(2, 4, 6);
+    _tile_loadd(5, group.low + k, group.stride);
+    _tile_dpbssd(3, 5, 6);
+  }
 }
 
 NIBBLE_AMX inline __m512 load_scales(const IntTiles& w, const SignedPanel& panel, std::int64_t group) {
@@ -72,53 +110,47 @@ NIBBLE_AMX inline __m512 load_scales(const IntTiles& w, const SignedPanel& panel
   return _mm512_loadu_ps(reinterpret_cast<const float*>(panel.scales) + group * kTileRows);
 }
 
-/// results[t] += float(sums[t]) * (scales * x_scales[t])
+/// results[t] += float(128 * high[t] + low[t]) * (scales * x_scales[t]); `sums`: 16 rows of high, then of low.
 template <int kNumTokens>
 NIBBLE_AMX inline void add_group(const std::byte* sums, __m512 scales, const float* x_scales,
                                  __m512 (&results)[kNumTokens]) {
 #pragma GCC unroll 16  // so that the sums are registers, not an array
   for (int t = 0; t < kNumTokens; ++t) {
-    const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + t * 64));
+    const __m512i high = _mm512_slli_epi32(_mm512_load_si512(sums + t * 64), 7);
+    const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(high, _mm512_load_si512(sums + 1024 + t * 64)));
     results[t] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scales, _mm512_set1_ps(x_scales[t])), results[t]);
   }
 }
 
 /// kNumTokens tokens (16, or as many as are left) from `first_token`. x_scales [num_groups, 16]: theirs.
 template <int kNumTokens>
-NIBBLE_AMX void token_block(const IntTiles& w, const SignedPanel& panel, const Int8Rows& x, const float* x_scales,
+NIBBLE_AMX void token_block(const IntTiles& w, const SignedPanel& panel, const IntRows& x, const float* x_scales,
                             std::int64_t first_token, std::span<const float> bias, Matrix<float> y,
                             std::byte* scratch) {
-  const std::int64_t panel_step = x.group_size * kTileRows;
-  const std::int8_t* values = panel.values;
-  const std::int8_t* x_values = x.values + first_token * x.width;
+  const std::int8_t* high = x.high(first_token);
+  const auto group_at = [&](std::int64_t g) {
+    const std::int64_t k = g * x.group_size;
+    return Group{high + k, high + x.width + k, 2 * x.width, panel.values + k * kTileRows, x.group_size};
+  };
   __m512 results[kNumTokens];
   for (auto& result : results) result = _mm512_setzero_ps();
   std::int64_t g = 0;
   for (const GroupSegment& segment : w.segments) {
     const __m512 scales = load_scales(w, panel, segment.group);
     const std::int64_t end = segment.end / x.group_size;
-    // Two groups at a time, in separate tiles and buffers: one is multiplied while the other is added up.
-    for (; g + 2 <= end; g += 2) {
-      _tile_zero(0);
-      _tile_loadd(2, x_values + g * x.group_size, x.width);
-      _tile_loadd(4, values + g * panel_step, 64);
-      _tile_dpbssd(0, 2, 4);
-      _tile_zero(1);
-      _tile_loadd(3, x_values + (g + 1) * x.group_size, x.width);
-      _tile_loadd(5, values + (g + 1) * panel_step, 64);
-      _tile_dpbssd(1, 3, 5);
-      _tile_stored(0, scratch, 64);
-      add_group(scratch, scales, x_scales + g * kTokens, results);
-      _tile_stored(1, scratch + 1024, 64);
-      add_group(scratch + 1024, scales, x_scales + (g + 1) * kTokens, results);
-    }
     for (; g < end; ++g) {
-      _tile_zero(0);
-      _tile_loadd(2, x_values + g * x.group_size, x.width);
-      _tile_loadd(4, values + g * panel_step, 64);
-      _tile_dpbssd(0, 2, 4);
-      _tile_stored(0, scratch, 64);
-      add_group(scratch, scales, x_scales + g * kTokens, results);
+      // Consecutive groups take separate tiles and buffers: one is multiplied while the other is added up.
+      std::byte* sums = scratch + g % 2 * 2048;
+      if (g % 2 == 0) {
+        multiply_even_group(group_at(g));
+        _tile_stored(0, sums, 64);
+        _tile_stored(1, sums + 1024, 64);
+      } else {
+        multiply_odd_group(group_at(g));
+        _tile_stored(2, sums, 64);
+        _tile_stored(3, sums + 1024, 64);
+      }
+      add_group(sums, scales, x_scales + g * kTokens, results);
     }
   }
   const std::int64_t num_rows = std::min(kTileRows, w.out_features - panel.first_row);
@@ -130,7 +162,7 @@ NIBBLE_AMX void token_block(const IntTiles& w, const SignedPanel& panel, const I
   }
 }
 
-using TokenBlock = void (*)(const IntTiles&, const SignedPanel&, const Int8Rows&, const float*, std::int64_t,
+using TokenBlock = void (*)(const IntTiles&, const SignedPanel&, const IntRows&, const float*, std::int64_t,
                             std::span<const float>, Matrix<float>, std::byte*);
 
 template <std::size_t... kNumTokens>
@@ -142,7 +174,7 @@ constexpr std::array<TokenBlock, sizeof...(kNumTokens)> make_blocks(std::index_s
 constexpr auto kTokenBlocks = make_blocks(std::make_index_sequence<kTokens>());
 
 /// Scales of some tokens with the group outermost, so that a group's lie side by side.
-void transpose_scales(const Int8Rows& x, std::int64_t first_token, std::int64_t num_tokens, float* to) {
+void transpose_scales(const IntRows& x, std::int64_t first_token, std::int64_t num_tokens, float* to) {
   const std::int64_t num_groups = x.num_groups();
   for (std::int64_t t = 0; t < num_tokens; ++t) {
     const float* from = x.scales + (first_token + t) * num_groups;
@@ -157,7 +189,7 @@ bool amx_is_available() {
   return is_available;
 }
 
-void amx_tiles(const IntTiles& w, std::span<const SignedPanel> panels, const Int8Rows& x, std::span<const float> bias,
+void amx_tiles(const IntTiles& w, std::span<const SignedPanel> panels, const IntRows& x, std::span<const float> bias,
                Matrix<float> y, std::byte* scratch) {
   auto* x_scales = reinterpret_cast<float*>(scratch + kResultBytes);
   for (std::int64_t t = 0; t < x.num_tokens; t += kTokens) {
@@ -186,7 +218,7 @@ namespace nibble::backend::cpu {
 bool amx_is_available() {
   return false;
 }
-void amx_tiles(const IntTiles&, std::span<const SignedPanel>, const Int8Rows&, std::span<const float>, Matrix<float>,
+void amx_tiles(const IntTiles&, std::span<const SignedPanel>, const IntRows&, std::span<const float>, Matrix<float>,
                std::byte*) {
   check(false, "the tile unit is x86's");
 }

@@ -22,7 +22,7 @@ struct SignedPanel {
 
 /// y = W x (+ bias) for some tiles and all tokens: the same sums in the same order as the vector kernels, hence the
 /// same bits. `scratch` is 64-byte aligned. End a run of calls with amx_release().
-void amx_tiles(const IntTiles& w, std::span<const SignedPanel> panels, const Int8Rows& x, std::span<const float> bias,
+void amx_tiles(const IntTiles& w, std::span<const SignedPanel> panels, const IntRows& x, std::span<const float> bias,
                Matrix<float> y, std::byte* scratch);
 std::size_t amx_scratch_bytes(std::int64_t num_activation_groups);
 /// Tiles are a state of the thread: free them, or every context switch saves 8 KiB.

@@ -1,8 +1,8 @@
-// Regime: y[M, N] = x[M, K] W[N, K]^T with integer weights of 2, 3, 4 or 8 bits and int8 activations.
-// Layout in: IntTiles (layout.h), Int8Rows. Layout out: y row-major f32.
-// Decode (M <= kMaxTokens): codes unpack in registers, each 64-byte block read once; bytes moved per weight: bits / 8
-// plus 2 … 4 bytes a group; ceiling: memory bandwidth. Prefill: a tile is unpacked once to bytes that stay in L1 or L2
-// and meets all tokens; ceiling: the integer dot product, 64 multiply-adds an instruction with AVX-512 VNNI.
+// Regime: y[M, N] = x[M, K] W[N, K]^T with integer weights of 2, 3, 4 or 8 bits and 15-bit activations.
+// Layout in: IntTiles (layout.h), IntRows. Layout out: y row-major f32.
+// Decode (M <= kMaxIntTokens): codes unpack in registers, each 64-byte block read once; bytes moved per weight: bits /
+// 8 plus 2 … 4 bytes a group; ceiling: memory bandwidth. Prefill: a tile is unpacked once to bytes that stay in L1 or
+// L2 and meets all tokens; ceiling: the integer dot product, 64 multiply-adds an instruction with AVX-512 VNNI.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/int_kernels.cpp"
 #include <hwy/foreach_target.h>
@@ -51,6 +51,18 @@ HWY_INLINE VI dot_quads(VI sums, V8 codes, VI x) {
     return VI{_mm256_add_epi32(sums.raw, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
   }
 #endif
+#if HWY_TARGET == HWY_AVX3
+  // Products of 8 by 8 bits need 16 bits each: even and odd bytes apart.
+  const __m512i even_x = _mm512_srai_epi16(_mm512_slli_epi16(x.raw, 8), 8);
+  const __m512i even = _mm512_madd_epi16(_mm512_and_si512(codes.raw, _mm512_set1_epi16(255)), even_x);
+  const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(codes.raw, 8), _mm512_srai_epi16(x.raw, 8));
+  return VI{_mm512_add_epi32(sums.raw, _mm512_add_epi32(even, odd))};
+#elif HWY_TARGET == HWY_AVX2
+  const __m256i even_x = _mm256_srai_epi16(_mm256_slli_epi16(x.raw, 8), 8);
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(codes.raw, _mm256_set1_epi16(255)), even_x);
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(codes.raw, 8), _mm256_srai_epi16(x.raw, 8));
+  return VI{_mm256_add_epi32(sums.raw, _mm256_add_epi32(even, odd))};
+#elif HWY_TARGET != HWY_AVX3_DL
   // Anywhere: one byte of each lane at a time, widened to 32 bits.
   const I32 d;
   const VI c = hn::BitCast(d, codes);
@@ -59,6 +71,7 @@ HWY_INLINE VI dot_quads(VI sums, V8 codes, VI x) {
   sums = hn::Add(sums, hn::Mul(hn::And(hn::ShiftRight<8>(c), byte), hn::ShiftRight<24>(hn::ShiftLeft<16>(x))));
   sums = hn::Add(sums, hn::Mul(hn::And(hn::ShiftRight<16>(c), byte), hn::ShiftRight<24>(hn::ShiftLeft<8>(x))));
   return hn::Add(sums, hn::Mul(hn::And(hn::ShiftRight<24>(c), byte), hn::ShiftRight<24>(x)));
+#endif
 }
 
 template <int kShift>
@@ -117,44 +130,57 @@ HWY_INLINE VF load_scales(const IntTiles& w, const Tile& tile, std::int64_t grou
                                         : load_float(reinterpret_cast<const float*>(tile.scales) + at);
 }
 
-HWY_INLINE VF load_zeros(const IntTiles& w, const Tile& tile, std::int64_t group, int p) {
-  const F32 d;
+HWY_INLINE VI load_zeros(const IntTiles& w, const Tile& tile, std::int64_t group, int p) {
   const I32 di;
-  if (tile.zeros == nullptr) return hn::Set(d, static_cast<float>(1 << (w.bits - 1)));
+  if (tile.zeros == nullptr) return hn::Set(di, 1 << (w.bits - 1));
   const std::int64_t at = group * kTileRows + p * kLanes;
   if (w.zeros.dtype() == DType::U8) {
     const hn::Rebind<std::uint8_t, F32> d8;
-    return hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(tile.zeros) + at)));
+    return hn::PromoteTo(di, hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(tile.zeros) + at));
   }
   const hn::Rebind<std::int16_t, F32> d16;
-  return hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d16, reinterpret_cast<const std::int16_t*>(tile.zeros) + at)));
+  return hn::PromoteTo(di, hn::LoadU(d16, reinterpret_cast<const std::int16_t*>(tile.zeros) + at));
 }
+
+HWY_INLINE VI broadcast_quad(const std::int8_t* from) {
+  std::int32_t quad;
+  std::memcpy(&quad, from, sizeof(quad));
+  return hn::Set(I32(), quad);
+}
+
+/// Sums of one group: codes times the high and the low parts of each token's integers.
+template <int kTokens>
+struct GroupSums {
+  VI high[kTokens][kParts];
+  VI low[kTokens][kParts];
+};
 
 template <int kBits, bool kNarrow, int kTokens, int kStep>
 HWY_INLINE void multiply_step(const std::uint8_t* HWY_RESTRICT chunk, const std::int8_t* const (&x)[kTokens],
-                              VI (&sums)[kTokens][kParts]) {
-  const I32 d;
+                              std::int64_t low_offset, GroupSums<kTokens>& sums) {
   V8 codes[kParts];
   for (int p = 0; p < kParts; ++p) codes[p] = unpack_step<kBits, kStep>(chunk, p);
   for (int t = 0; t < kTokens; ++t) {
-    std::int32_t quad;
-    std::memcpy(&quad, x[t] + 4 * kStep, sizeof(quad));
-    const VI broadcast = hn::Set(d, quad);
-    for (int p = 0; p < kParts; ++p) sums[t][p] = dot_quads<kNarrow>(sums[t][p], codes[p], broadcast);
+    const VI high = broadcast_quad(x[t] + 4 * kStep);
+    const VI low = broadcast_quad(x[t] + low_offset + 4 * kStep);
+    for (int p = 0; p < kParts; ++p) {
+      sums.high[t][p] = dot_quads<kNarrow>(sums.high[t][p], codes[p], high);
+      sums.low[t][p] = dot_quads<kNarrow>(sums.low[t][p], codes[p], low);
+    }
   }
 }
 
 template <int kBits, bool kNarrow, int kTokens>
 HWY_INLINE void multiply_chunk(const std::uint8_t* HWY_RESTRICT chunk, const std::int8_t* const (&x)[kTokens],
-                               VI (&even)[kTokens][kParts], VI (&odd)[kTokens][kParts]) {
-  multiply_step<kBits, kNarrow, kTokens, 0>(chunk, x, even);
-  multiply_step<kBits, kNarrow, kTokens, 1>(chunk, x, odd);
-  multiply_step<kBits, kNarrow, kTokens, 2>(chunk, x, even);
-  multiply_step<kBits, kNarrow, kTokens, 3>(chunk, x, odd);
-  multiply_step<kBits, kNarrow, kTokens, 4>(chunk, x, even);
-  multiply_step<kBits, kNarrow, kTokens, 5>(chunk, x, odd);
-  multiply_step<kBits, kNarrow, kTokens, 6>(chunk, x, even);
-  multiply_step<kBits, kNarrow, kTokens, 7>(chunk, x, odd);
+                               std::int64_t low_offset, GroupSums<kTokens>& sums) {
+  multiply_step<kBits, kNarrow, kTokens, 0>(chunk, x, low_offset, sums);
+  multiply_step<kBits, kNarrow, kTokens, 1>(chunk, x, low_offset, sums);
+  multiply_step<kBits, kNarrow, kTokens, 2>(chunk, x, low_offset, sums);
+  multiply_step<kBits, kNarrow, kTokens, 3>(chunk, x, low_offset, sums);
+  multiply_step<kBits, kNarrow, kTokens, 4>(chunk, x, low_offset, sums);
+  multiply_step<kBits, kNarrow, kTokens, 5>(chunk, x, low_offset, sums);
+  multiply_step<kBits, kNarrow, kTokens, 6>(chunk, x, low_offset, sums);
+  multiply_step<kBits, kNarrow, kTokens, 7>(chunk, x, low_offset, sums);
 }
 
 /// Tiles follow one another in memory. The hardware's streams stop at every 4 KiB page, which is a tile or two: asking
@@ -166,7 +192,7 @@ HWY_INLINE void prefetch_chunk(const std::uint8_t* chunk) {
 
 /// One tile against kTokens tokens. kBits is how `tile.codes` is stored, 8 for an unpacked panel.
 template <int kBits, bool kNarrow, int kTokens>
-HWY_INLINE void int_block(const IntTiles& w, const Tile& tile, const Int8Rows& x, std::int64_t first_token,
+HWY_INLINE void int_block(const IntTiles& w, const Tile& tile, const IntRows& x, std::int64_t first_token,
                           std::span<const float> bias, Matrix<float> y) {
   const F32 d;
   const I32 di;
@@ -174,7 +200,7 @@ HWY_INLINE void int_block(const IntTiles& w, const Tile& tile, const Int8Rows& x
   const std::int64_t group_chunks = x.group_size / kChunk;
   const std::uint8_t* HWY_RESTRICT chunk = tile.codes;
   const std::int8_t* x_rows[kTokens];
-  for (int t = 0; t < kTokens; ++t) x_rows[t] = x.values + (first_token + t) * x.width;
+  for (int t = 0; t < kTokens; ++t) x_rows[t] = x.high(first_token + t);
   const float* x_scales = x.scales + first_token * num_groups;
   const std::int32_t* x_sums = x.sums + first_token * num_groups;
   VF results[kTokens][kParts];
@@ -184,30 +210,28 @@ HWY_INLINE void int_block(const IntTiles& w, const Tile& tile, const Int8Rows& x
   std::int64_t g = 0;
   for (const GroupSegment& segment : w.segments) {
     VF scales[kParts];
-    VF zeros[kParts];
+    VI zeros[kParts];
     for (int p = 0; p < kParts; ++p) {
       scales[p] = load_scales(w, tile, segment.group, p);
       zeros[p] = load_zeros(w, tile, segment.group, p);
     }
     for (; g * x.group_size < segment.end; ++g) {
-      // Two sets of sums, so that a step need not wait for the one before it; integer sums have no order.
-      VI even[kTokens][kParts];
-      VI odd[kTokens][kParts];
+      GroupSums<kTokens> sums;
       for (int t = 0; t < kTokens; ++t) {
-        for (int p = 0; p < kParts; ++p) even[t][p] = odd[t][p] = hn::Zero(di);
+        for (int p = 0; p < kParts; ++p) sums.high[t][p] = sums.low[t][p] = hn::Zero(di);
       }
       for (std::int64_t c = 0; c < group_chunks; ++c, chunk += 64 * kBits) {
         if constexpr (kTokens <= 4) prefetch_chunk<kBits>(chunk);
-        multiply_chunk<kBits, kNarrow, kTokens>(chunk, x_rows, even, kTokens <= 2 ? odd : even);
+        multiply_chunk<kBits, kNarrow, kTokens>(chunk, x_rows, x.width, sums);
         for (auto& row : x_rows) row += kChunk;
       }
       for (int t = 0; t < kTokens; ++t) {
         const VF x_scale = hn::Set(d, x_scales[t * num_groups + g]);
-        const VF x_sum = hn::Set(d, static_cast<float>(x_sums[t * num_groups + g]));
+        const VI x_sum = hn::Set(di, x_sums[t * num_groups + g]);
         for (int p = 0; p < kParts; ++p) {
-          // |sums| < 2^23 for groups of up to 128: exact in f32, and so is the zero's share.
-          const VI total = kTokens <= 2 ? hn::Add(even[t][p], odd[t][p]) : even[t][p];
-          const VF centred = hn::NegMulAdd(zeros[p], x_sum, hn::ConvertTo(d, total));
+          // Exact: below 2^30 even for 128 inputs of 8 bits. Rounded once, when it becomes f32.
+          const VI total = hn::Add(hn::ShiftLeft<7>(sums.high[t][p]), sums.low[t][p]);
+          const VF centred = hn::ConvertTo(d, hn::Sub(total, hn::Mul(zeros[p], x_sum)));
           results[t][p] = hn::MulAdd(centred, hn::Mul(scales[p], x_scale), results[t][p]);
         }
       }
@@ -218,14 +242,16 @@ HWY_INLINE void int_block(const IntTiles& w, const Tile& tile, const Int8Rows& x
   }
 }
 
+// Two sums and a result a token: 4 tokens fill half of AVX-512's registers, 2 (of two vectors) most of AVX2's.
+inline constexpr int kMaxIntTokens = kParts == 1 ? 4 : 2;
+
 template <int kBits, bool kNarrow>
-void int_all_tokens(const IntTiles& w, const Tile& tile, const Int8Rows& x, std::span<const float> bias,
+void int_all_tokens(const IntTiles& w, const Tile& tile, const IntRows& x, std::span<const float> bias,
                     Matrix<float> y) {
   std::int64_t t = 0;
-  if constexpr (kMaxTokens > 4) {
-    for (; t + 8 <= x.num_tokens; t += 8) int_block<kBits, kNarrow, 8>(w, tile, x, t, bias, y);
+  if constexpr (kMaxIntTokens >= 4) {
+    for (; t + 4 <= x.num_tokens; t += 4) int_block<kBits, kNarrow, 4>(w, tile, x, t, bias, y);
   }
-  for (; t + 4 <= x.num_tokens; t += 4) int_block<kBits, kNarrow, 4>(w, tile, x, t, bias, y);
   for (; t + 2 <= x.num_tokens; t += 2) int_block<kBits, kNarrow, 2>(w, tile, x, t, bias, y);
   for (; t < x.num_tokens; ++t) int_block<kBits, kNarrow, 1>(w, tile, x, t, bias, y);
 }
@@ -281,7 +307,7 @@ void unpack_signed(const IntTiles& w, const Tile& tile, std::uint8_t* HWY_RESTRI
   for (const GroupSegment& segment : w.segments) {
     V8 zeros[kParts];  // the row's zero in each of a lane's four bytes
     for (int p = 0; p < kParts; ++p) {
-      const VI zero = hn::ConvertTo(d, load_zeros(w, tile, segment.group, p));
+      const VI zero = load_zeros(w, tile, segment.group, p);
       zeros[p] = hn::BitCast(U8(), hn::Mul(zero, hn::Set(d, 0x01010101)));
     }
     for (; k < segment.end; k += kChunk, chunk += 64 * kBits, to += 512) {
@@ -310,12 +336,12 @@ void unpack_signed_tile(const IntTiles& w, std::int64_t tile_idx, std::uint8_t* 
 }
 
 template <int kBits>
-void int_tiles_of(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
+void int_tiles_of(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const IntRows& x,
                   std::span<const float> bias, Matrix<float> y, std::byte* scratch) {
   auto* panel = reinterpret_cast<std::uint8_t*>(scratch);
   for (std::int64_t i = 0; i < num_tiles; ++i) {
     Tile tile = tile_at(w, first_tile + i);
-    if (kBits == 8 || x.num_tokens <= kMaxTokens) {
+    if (kBits == 8 || x.num_tokens <= kMaxIntTokens) {
       int_all_tokens<kBits, kBits != 8>(w, tile, x, bias, y);
       continue;
     }
@@ -325,7 +351,7 @@ void int_tiles_of(const IntTiles& w, std::int64_t first_tile, std::int64_t num_t
   }
 }
 
-void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
+void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const IntRows& x,
                std::span<const float> bias, Matrix<float> y, std::byte* scratch) {
   switch (w.bits) {
     case 2: return int_tiles_of<2>(w, first_tile, num_tiles, x, bias, y, scratch);
@@ -344,7 +370,7 @@ void dequantize_tile(const IntTiles& w, const Tile& tile, std::uint8_t* HWY_REST
   for (const GroupSegment& segment : w.segments) {
     for (int p = 0; p < kParts; ++p) {
       const VF scale = load_scales(w, tile, segment.group, p);
-      const VF zero = load_zeros(w, tile, segment.group, p);
+      const VF zero = hn::ConvertTo(d, load_zeros(w, tile, segment.group, p));
       for (std::int64_t k = segment.begin; k < segment.end; ++k) {
         // A 32-bit lane holds four inputs of a row; shift the wanted one down.
         const auto quads =
@@ -383,11 +409,11 @@ HWY_EXPORT(target_goes_with_amx);
 namespace {
 
 // Below this the vector kernels win: they read 4-bit codes once, where the tile unit wants them unpacked first.
-constexpr std::int64_t kAmxMinTokens = 9;
+constexpr std::int64_t kAmxMinTokens = 5;
 
-bool amx_can_run(const IntTiles& w, const Int8Rows& x) {
+bool amx_can_run(const IntTiles& w, const IntRows& x) {
   const bool differences_fit = w.bits < 8 || w.is_symmetric();
-  return differences_fit && x.group_size <= 64 && x.num_tokens >= kAmxMinTokens && amx_is_allowed();
+  return differences_fit && x.num_tokens >= kAmxMinTokens && amx_is_allowed();
 }
 
 std::size_t panel_bytes(const IntTiles& w) {
@@ -401,7 +427,7 @@ std::int64_t num_amx_panels(const IntTiles& w) {
   return std::clamp<std::int64_t>(static_cast<std::int64_t>(kPanelCache / panel_bytes(w)), 1, kMaxAmxPanels);
 }
 
-void int_tiles_by_amx(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
+void int_tiles_by_amx(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const IntRows& x,
                       std::span<const float> bias, Matrix<float> y, std::byte* scratch) {
   const auto* scales = static_cast<const std::byte*>(w.scales.view().data());
   const auto scale_bytes = w.num_groups * kTileRows * static_cast<std::int64_t>(size_bytes(w.scales.dtype()));
@@ -425,7 +451,7 @@ void int_tiles_by_amx(const IntTiles& w, std::int64_t first_tile, std::int64_t n
 
 }  // namespace
 
-void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
+void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const IntRows& x,
                std::span<const float> bias, Matrix<float> y, std::byte* scratch) {
   if (amx_can_run(w, x)) {
     int_tiles_by_amx(w, first_tile, num_tiles, x, bias, y, scratch);

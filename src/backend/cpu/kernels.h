@@ -26,7 +26,7 @@ void dense_tiles(const DenseTiles& w, std::int64_t first_tile, std::int64_t num_
 
 /// Activation groups run in order. Each is an exact integer sum, then one fused multiply-add in f32, so every kernel
 /// behind this call gives the same bits. `scratch` has int_scratch_bytes().
-void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const Int8Rows& x,
+void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const IntRows& x,
                std::span<const float> bias, Matrix<float> y, std::byte* scratch);
 std::size_t int_scratch_bytes(const IntTiles& w);
 
@@ -45,9 +45,9 @@ void scale_by_weight(const float* from, float scale, const float* weight, std::i
 void add_row(const float* delta, std::int64_t width, float* to);
 /// to = gate / (1 + exp(-gate)) * up
 void silu_mul_row(const float* gate, const float* up, std::int64_t width, float* to);
-/// Per group of `group_size`: scale = absmax / 127, values = round half to even(x / scale), sum of values. A NaN or
-/// infinity makes the group's scale NaN, so that it stays visible downstream.
-void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* values, float* scales,
+/// Per group of `group_size`: scale = absmax / 16256, integers = round half to even(x / scale) as two planes (IntRows),
+/// sum of integers. A NaN or infinity makes the group's scale NaN, so that it stays visible downstream.
+void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* planes, float* scales,
                   std::int32_t* sums);
 /// x_j, x_{j+half} rotated by the pair's angle, in place, for j < half.
 /// Float values of `from` in `dtype` (F32, F16 or BF16), round half to even.

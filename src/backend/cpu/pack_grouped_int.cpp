@@ -86,29 +86,48 @@ void warn_about_f32_activations(const weights::GroupedIntWeights& w) {
       w.bits, w.out_features, w.in_features, w.group_size, kChunk);
 }
 
-/// Puts one code into a zeroed chunk (layout.h, IntTiles).
-void put_code(std::uint8_t* chunk, std::int32_t bits, std::int64_t row, std::int64_t k, unsigned code) {
-  const std::int64_t step = k / 4;
-  std::uint8_t* at = chunk + row * 4 + k % 4;
-  const auto put = [](std::uint8_t& byte, unsigned value) { byte = static_cast<std::uint8_t>(byte | value); };
+/// Puts a step's four codes of one row, a byte each in `quad`, into a zeroed chunk (layout.h, IntTiles).
+void put_step(std::uint8_t* chunk, std::int32_t bits, std::int64_t row, std::int64_t step, std::uint32_t quad) {
+  const auto merge = [&](std::int64_t block, std::uint32_t value) {
+    std::uint8_t* at = chunk + block * 64 + row * 4;
+    std::uint32_t present;
+    std::memcpy(&present, at, sizeof(present));
+    present |= value;
+    std::memcpy(at, &present, sizeof(present));
+  };
   switch (bits) {
-    case 8: put(at[step * 64], code); return;
-    case 4: put(at[step / 2 * 64], code << (step % 2 * 4)); return;
-    case 3: put(at[128], (code >> 2) << step); [[fallthrough]];
-    default: put(at[step / 4 * 64], (code & 3u) << (step % 4 * 2)); return;
+    case 8: return merge(step, quad);
+    case 4: return merge(step / 2, quad << (step % 2 * 4));
+    case 3: merge(2, ((quad >> 2) & 0x01010101u) << step); [[fallthrough]];
+    default: return merge(step / 4, (quad & 0x03030303u) << (step % 4 * 2));
   }
 }
 
-/// A tile's rows of codes, [16, in_features] bytes, rows beyond out_features zero.
-void pack_tile_codes(std::span<const std::uint8_t> rows, const IntTiles& tiles, std::uint8_t* to) {
-  std::memset(to, 0, static_cast<std::size_t>(tiles.tile_bytes()));
-  for (std::int64_t r = 0; r < kTileRows; ++r) {
-    const std::uint8_t* row = &rows[static_cast<std::size_t>(r * tiles.in_features)];
-    for (std::int64_t k = 0; k < tiles.in_features; ++k) {
-      put_code(to + k / kChunk * tiles.chunk_bytes(), tiles.bits, r, k % kChunk, row[k]);
+/// Codes of a tile's 16 rows, a byte each, inputs padded to whole chunks; zero where nothing is put.
+class CodeRows {
+ public:
+  explicit CodeRows(const IntTiles& tiles)
+      : stride_(tiles.num_chunks() * kChunk), codes_(static_cast<std::size_t>(kTileRows * stride_)) {}
+  std::span<std::uint8_t> row(std::int64_t r, std::int64_t in_features) {
+    return std::span(codes_).subspan(static_cast<std::size_t>(r * stride_), static_cast<std::size_t>(in_features));
+  }
+  void pack(const IntTiles& tiles, std::uint8_t* to) const {
+    std::memset(to, 0, static_cast<std::size_t>(tiles.tile_bytes()));
+    for (std::int64_t c = 0; c < tiles.num_chunks(); ++c, to += tiles.chunk_bytes()) {
+      for (std::int64_t r = 0; r < kTileRows; ++r) {
+        for (std::int64_t step = 0; step < kChunk / 4; ++step) {
+          std::uint32_t quad;
+          std::memcpy(&quad, &codes_[static_cast<std::size_t>(r * stride_ + c * kChunk + step * 4)], sizeof(quad));
+          put_step(to, tiles.bits, r, step, quad);
+        }
+      }
     }
   }
-}
+
+ private:
+  std::int64_t stride_;
+  std::vector<std::uint8_t> codes_;
+};
 
 bool all_zeros_central(const weights::GroupedIntWeights& w) {
   const auto middle = static_cast<std::int16_t>(1 << (w.bits - 1));
@@ -156,14 +175,14 @@ void pack_codes(const weights::GroupedIntWeights& w, std::span<const std::int32_
   const auto packed = w.codes.matrix<std::uint8_t>();
   const auto in = static_cast<std::size_t>(w.in_features);
   pool.run(tiles.num_tiles(), [&](std::int64_t tile, int) {
-    std::vector<std::uint8_t> row(in);
-    std::vector<std::uint8_t> rows(in * kTileRows);
+    CodeRows rows(tiles);
+    std::vector<std::uint8_t> natural(order.empty() ? 0 : in);
     for (std::int64_t r = 0; r < std::min(kTileRows, w.out_features - tile * kTileRows); ++r) {
-      weights::unpack_codes(packed.row_span(tile * kTileRows + r), w.bits, row);
-      std::uint8_t* target = &rows[static_cast<std::size_t>(r) * in];
-      for (std::size_t k = 0; k < in; ++k) target[k] = row[order.empty() ? k : static_cast<std::size_t>(order[k])];
+      const std::span<std::uint8_t> row = rows.row(r, w.in_features);
+      weights::unpack_codes(packed.row_span(tile * kTileRows + r), w.bits, order.empty() ? row : std::span(natural));
+      for (std::size_t k = 0; k < order.size(); ++k) row[k] = natural[static_cast<std::size_t>(order[k])];
     }
-    pack_tile_codes(rows, tiles, tiles.codes.matrix<std::uint8_t>().row(tile));
+    rows.pack(tiles, tiles.codes.matrix<std::uint8_t>().row(tile));
   });
 }
 
@@ -215,9 +234,10 @@ std::unique_ptr<PackedPart> pack_dense_at_8_bits(const weights::DenseWeights& we
   IntTiles tiles;
   tiles.out_features = weights.weight.shape()[0];
   tiles.in_features = weights.weight.shape()[1];
-  if (tiles.in_features % kMaxActivationGroup != 0) return nullptr;
+  constexpr std::int64_t kGroup = 64;
+  if (tiles.in_features % kGroup != 0) return nullptr;
   tiles.bits = 8;
-  tiles.activation_group = kMaxActivationGroup;
+  tiles.activation_group = kGroup;
   tiles.num_groups = tiles.in_features / tiles.activation_group;
   for (std::int64_t g = 0; g < tiles.num_groups; ++g) {
     tiles.segments.push_back({g * tiles.activation_group, (g + 1) * tiles.activation_group, g});
@@ -227,15 +247,15 @@ std::unique_ptr<PackedPart> pack_dense_at_8_bits(const weights::DenseWeights& we
   const auto in = static_cast<std::size_t>(tiles.in_features);
   pool.run(tiles.num_tiles(), [&](std::int64_t tile, int) {
     std::vector<float> row(in);
-    std::vector<std::uint8_t> codes(in * kTileRows);
+    CodeRows codes(tiles);
     Half* scales = tiles.scales.span<Half>().data() + tile * tiles.num_groups * kTileRows;
     for (std::int64_t r = 0; r < std::min(kTileRows, tiles.out_features - tile * kTileRows); ++r) {
       const TensorView source = weights.weight.view().rows(tile * kTileRows + r, 1);
       to_float32(source.data(), source.dtype(), tiles.in_features, row.data());
-      quantize_row_to_8_bits(row, tiles.activation_group, &codes[static_cast<std::size_t>(r) * in], scales + r,
+      quantize_row_to_8_bits(row, tiles.activation_group, codes.row(r, tiles.in_features).data(), scales + r,
                              kTileRows);
     }
-    pack_tile_codes(codes, tiles, tiles.codes.matrix<std::uint8_t>().row(tile));
+    codes.pack(tiles, tiles.codes.matrix<std::uint8_t>().row(tile));
   });
   return std::make_unique<IntPart>(std::move(tiles), bias.is_empty() ? Tensor{} : Tensor::copy_of(bias),
                                    std::vector<std::int32_t>{});

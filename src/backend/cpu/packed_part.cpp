@@ -26,7 +26,7 @@ PartInput part_input(const Activation& activation) {
     input.floats = activation.values.matrix<float>().block(0, activation.num_tokens);
     return input;
   }
-  input.integers = {.values = activation.values.span<std::int8_t>().data(),
+  input.integers = {.planes = static_cast<const std::int8_t*>(activation.values.view().data()),
                     .scales = activation.scales.span<float>().data(),
                     .sums = activation.sums.span<std::int32_t>().data(),
                     .num_tokens = activation.num_tokens,
@@ -38,7 +38,7 @@ PartInput part_input(const Activation& activation) {
 ActivationFormat PackedPart::format() const {
   ActivationFormat format;
   if (activation_group_ > 0) {
-    format.kind = ActivationKind::Int8PerGroup;
+    format.kind = ActivationKind::Int16PerGroup;
     format.group_size = static_cast<std::int32_t>(activation_group_);
   }
   format.input_permutation = permutation_;

@@ -13,7 +13,7 @@ namespace nibble::backend::cpu {
 /// What a part reads: the valid rows of an Activation in the part's own format.
 struct PartInput {
   Matrix<const float> floats;  // F32
-  Int8Rows integers;           // Int8PerGroup
+  IntRows integers;            // Int16PerGroup
 };
 PartInput part_input(const Activation& activation);
 

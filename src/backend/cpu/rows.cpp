@@ -88,7 +88,9 @@ void silu_mul_row(const float* gate, const float* up, std::int64_t width, float*
 }
 
 // One group of a multiple of 16 values.
-void quantize_group(const float* from, std::int64_t count, std::int8_t* values, float& scale, std::int32_t& sum) {
+void quantize_group(const float* from, std::int64_t count, std::int8_t* high, std::int8_t* low, float& scale,
+                    std::int32_t& sum) {
+  constexpr float kLargest = 128 * 127;
   const F32 d;
   const I32 di;
   const hn::Rebind<std::int8_t, F32> d8;
@@ -101,23 +103,25 @@ void quantize_group(const float* from, std::int64_t count, std::int8_t* values, 
     probe = hn::MulAdd(x, hn::Zero(d), probe);
   }
   const float absmax = hn::GetLane(hn::MaxOfLanes(d, largest));
-  scale = absmax / 127.0f + hn::GetLane(hn::SumOfLanes(d, probe));
-  const auto inverse = hn::Set(d, absmax > 0 ? 127.0f / absmax : 0.0f);
+  scale = absmax / kLargest + hn::GetLane(hn::SumOfLanes(d, probe));
+  const auto inverse = hn::Set(d, absmax > 0 ? kLargest / absmax : 0.0f);
   auto total = hn::Zero(di);
   for (std::int64_t j = 0; j < count; j += lanes) {
     const auto rounded = hn::NearestInt(hn::Mul(hn::LoadU(d, from + j), inverse));
-    const auto narrow = hn::DemoteTo(d8, rounded);
-    hn::StoreU(narrow, d8, values + j);
-    // The stored values are summed, so that the sum is theirs even where the input was not finite.
-    total = hn::Add(total, hn::PromoteTo(di, narrow));
+    // high = round(integer / 128), low = the rest, -64 … 63.
+    const auto upper = hn::ShiftRight<7>(hn::Add(rounded, hn::Set(di, 64)));
+    hn::StoreU(hn::DemoteTo(d8, upper), d8, high + j);
+    hn::StoreU(hn::DemoteTo(d8, hn::Sub(rounded, hn::ShiftLeft<7>(upper))), d8, low + j);
+    total = hn::Add(total, rounded);
   }
   sum = hn::GetLane(hn::SumOfLanes(di, total));
 }
 
-void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* values, float* scales,
+void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* planes, float* scales,
                   std::int32_t* sums) {
   for (std::int64_t g = 0; g * group_size < width; ++g) {
-    quantize_group(from + g * group_size, group_size, values + g * group_size, scales[g], sums[g]);
+    std::int8_t* high = planes + g * group_size;
+    quantize_group(from + g * group_size, group_size, high, high + width, scales[g], sums[g]);
   }
 }
 
@@ -186,9 +190,9 @@ void add_row(const float* delta, std::int64_t width, float* to) {
 void silu_mul_row(const float* gate, const float* up, std::int64_t width, float* to) {
   HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, up, width, to);
 }
-void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* values, float* scales,
+void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* planes, float* scales,
                   std::int32_t* sums) {
-  HWY_DYNAMIC_DISPATCH(quantize_row)(from, width, group_size, values, scales, sums);
+  HWY_DYNAMIC_DISPATCH(quantize_row)(from, width, group_size, planes, scales, sums);
 }
 void narrow_row(const float* from, std::int64_t width, DType dtype, void* to) {
   HWY_DYNAMIC_DISPATCH(narrow_row)(from, width, dtype, to);
