@@ -1,5 +1,6 @@
 // Bytes of a connection: requests one after the other, as HttpConnection feeds them. However the bytes are cut, the
-// same requests must come out.
+// same requests must come out. (Not the same failures: Beast looks into a header that comes in pieces only once it is
+// complete or too long.)
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -13,17 +14,11 @@
 namespace nibble::server {
 namespace {
 
-struct Outcome {
-  std::vector<std::string> requests;
-  int failure_status = 0;
-  bool operator==(const Outcome&) const = default;
-};
-
-Outcome parse_all(std::string_view bytes, std::size_t piece_bytes) {
+std::vector<std::string> parse_all(std::string_view bytes, std::size_t piece_bytes) {
   HttpOptions options;
   options.max_header_bytes = 4096;
   options.max_body_bytes = 4096;
-  Outcome outcome;
+  std::vector<std::string> requests;
   std::optional<HttpParser> parser;
   std::string input;
   while (!bytes.empty()) {
@@ -33,19 +28,16 @@ Outcome parse_all(std::string_view bytes, std::size_t piece_bytes) {
     while (!input.empty()) {
       if (!parser) parser.emplace(options);
       input.erase(0, parser->feed(input));
-      if (parser->state() == HttpParser::State::Failed) {
-        outcome.failure_status = parser->failure_status();
-        return outcome;
-      }
+      if (parser->state() == HttpParser::State::Failed) return requests;
       if (parser->state() != HttpParser::State::Done) break;
       HttpRequest request = parser->take_request();
       std::string text = request.method + ' ' + request.path + '?' + request.query + '\n';
       for (const HttpHeader& field : request.headers) text += field.name + ": " + field.value + '\n';
-      outcome.requests.push_back(text + request.body);
+      requests.push_back(text + request.body);
       parser.reset();
     }
   }
-  return outcome;
+  return requests;
 }
 
 }  // namespace
