@@ -20,7 +20,16 @@ namespace nibble::backend {
 
 // ── Activations ────────────────────────────────────────────────────────────────────────────────────────────
 
-enum class ActivationKind : std::uint8_t { F32, F16, BF16, Fp8PerToken, Fp8Static, Fp8Per128, Int8PerGroup, Int16PerGroup };
+enum class ActivationKind : std::uint8_t {
+  F32,
+  F16,
+  BF16,
+  Fp8PerToken,
+  Fp8Static,
+  Fp8Per128,
+  Int8PerGroup,
+  Int16PerGroup
+};
 
 /// What a consumer wants its input as. Stated by a `Linear`, honoured by norm, attention and silu·mul, so
 /// quantizing an activation is shared by all parts of a fused linear and fused into its producer.
