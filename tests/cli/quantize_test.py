@@ -1,0 +1,98 @@
+"""The flags of `nibble quantize` in our spelling and in the guides' (unittest: needs nothing but Python)."""
+
+import json
+import os
+import pathlib
+import random
+import struct
+import subprocess
+import tempfile
+import unittest
+
+NIBBLE = os.environ["NIBBLE_BIN"]
+HIDDEN, INTERMEDIATE, VOCABULARY = 64, 96, 32
+
+
+def write_tiny_llama(folder):
+    """One layer of random FP16 weights."""
+    shapes = {"model.embed_tokens": [VOCABULARY, HIDDEN], "model.norm": [HIDDEN]}
+    layer = {"input_layernorm": [HIDDEN], "post_attention_layernorm": [HIDDEN], "mlp.gate_proj": [INTERMEDIATE, HIDDEN],
+             "mlp.up_proj": [INTERMEDIATE, HIDDEN], "mlp.down_proj": [HIDDEN, INTERMEDIATE]}
+    layer.update({f"self_attn.{name}_proj": [HIDDEN, HIDDEN] for name in "qkvo"})
+    shapes.update({f"model.layers.0.{name}": shape for name, shape in layer.items()})
+    header, values, generator = {}, b"", random.Random(1)
+    for name, shape in shapes.items():
+        count = shape[0] * (shape[1] if len(shape) == 2 else 1)
+        begin = len(values)
+        values += struct.pack(f"<{count}e", *(generator.gauss(0, 0.1) for _ in range(count)))
+        header[f"{name}.weight"] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, len(values)]}
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + values)
+    (folder / "config.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "torch_dtype": "float16"}))
+
+
+class Quantize(unittest.TestCase):
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = pathlib.Path(temporary.name)
+        self.model = self.folder / "model"
+        write_tiny_llama(self.model)
+        self.num_outputs = 0
+
+    def quantize(self, *flags):
+        """(exit code, quantization_config or None, last line of stderr)"""
+        self.num_outputs += 1
+        output = self.folder / f"output-{self.num_outputs}"
+        done = subprocess.run([NIBBLE, "quantize", "--output", output, *flags], capture_output=True, timeout=60, text=True)
+        config = output / "config.json"
+        written = json.loads(config.read_text())["quantization_config"] if config.exists() else None
+        return done.returncode, written, done.stderr.strip().rsplit("\n", 1)[-1]
+
+    def test_both_spellings_mean_the_same(self):
+        ours = self.quantize(self.model, "--method", "rtn", "--bits", "4", "--group-size", "32", "--asym")
+        guides = self.quantize("--model", self.model, "--method", "rtn", "--w_bit", "4", "--q_group_size", "32",
+                               "--zero_point")
+        self.assertEqual((ours[0], guides[0]), (0, 0), (ours, guides))
+        self.assertEqual(ours[1], guides[1])
+        self.assertEqual((ours[1]["bits"], ours[1]["group_size"], ours[1]["sym"]), (4, 32, False))
+
+    def test_switches_take_a_value_or_none(self):
+        common = ["--method", "rtn", "--group-size", "32"]
+        for flags, sym in [(["--zero_point", "True", self.model], False), (["--zero_point=false", self.model], True),
+                           (["--zero_point", self.model], False), (["--desc_act", "false", self.model], True),
+                           ([self.model], True)]:
+            code, config, message = self.quantize(*common, *flags)
+            self.assertEqual(code, 0, (flags, message))
+            self.assertEqual(config["sym"], sym, flags)
+
+    def test_what_contradicts_itself_is_an_error(self):
+        code, config, message = self.quantize(self.model, "--method", "awq", "--group-size", "32", "--sym",
+                                              "--zero_point", "true")
+        self.assertEqual((code, config), (1, None))
+        self.assertIn("--sym, --asym and --zero_point contradict one another", message)
+
+    def test_the_model_is_named_once(self):
+        for flags in [[], [self.model, "--model", self.model]]:
+            code, _, message = self.quantize("--method", "rtn", *flags)
+            self.assertEqual(code, 2, flags)
+            self.assertIn("give the model once", message)
+
+    def test_a_group_size_that_does_not_fit_says_which_do(self):
+        code, _, message = self.quantize(self.model, "--method", "rtn")
+        self.assertEqual(code, 1)
+        self.assertIn("group size 128 does not divide in_features 64 of model.layers.0.self_attn.q_proj", message)
+        self.assertIn("choose --group-size 32, 16, -1", message)
+
+    def test_an_unknown_method_lists_the_known_ones(self):
+        code, _, message = self.quantize(self.model, "--method", "squeeze")
+        self.assertEqual(code, 1)
+        self.assertIn("unknown method squeeze; nibble knows rtn, awq, gptq", message)
+
+
+if __name__ == "__main__":
+    unittest.main()
