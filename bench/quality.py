@@ -73,7 +73,6 @@ def quantize(arguments, model, name, flags):
     seconds = {
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "wall_s": time.monotonic() - start,
-        "peak_mb": after.ru_maxrss / 1000,
     }
     timing.write_text(json.dumps(seconds))
     return seconds
