@@ -147,6 +147,7 @@ void Interpreter::loop_over(const For& node, const ScopePtr& scope, const Value&
   bool is_empty = true;
   while (const auto item = loop->advance()) {
     is_empty = false;
+    charge(4);  // a frame is memory to get and to give back
     const auto inner = std::make_shared<Scope>(scope);
     if (loop_name_ != kNoName) inner->set(loop_name_, Value(std::shared_ptr<Object>(loop)));
     assign(node.target, *item, inner);

@@ -11,9 +11,10 @@
 
 namespace nibble::tokenizer::jinja {
 
-/// What one render may cost. A step is a node visited, an item walked over, or 32 bytes of text made.
+/// What one render may cost. A step is a node visited, an item walked over, or 32 bytes of text made. Published
+/// templates take 50,000 to 160,000 for 400 messages of 1.4 KB; the limit is reached within about 0.2 s.
 struct Limits {
-  std::uint64_t max_steps = 10'000'000;
+  std::uint64_t max_steps = 5'000'000;
   int max_depth = 1'000;  // expressions, blocks, macros and recursive loops inside one another
 };
 

@@ -42,18 +42,6 @@ bool same_as(Interpreter& /*interpreter*/, const Value& subject, Arguments& argu
   return is_same(subject, bound.value(0));
 }
 
-bool all_cased(const Value& subject, bool (*holds)(char32_t)) {
-  const std::string text = to_string(subject);
-  bool has_cased = false;
-  for (std::size_t i = 0; i < text.size(); i += text::char_size(text, i)) {
-    const char32_t c = text::code_point_at(text, i);
-    if (!text::is_cased(c)) continue;
-    if (!holds(c)) return false;
-    has_cased = true;
-  }
-  return has_cased;
-}
-
 bool is_odd(const Value& subject) {
   return has_remainder(subject, Value(2), 1);
 }
@@ -97,10 +85,10 @@ bool is_escaped(const Value& subject) {
   return subject.is_markup();
 }
 bool is_lower(const Value& subject) {
-  return all_cased(subject, text::is_lower);
+  return text::is_all_lower(to_string(subject));
 }
 bool is_upper(const Value& subject) {
-  return all_cased(subject, text::is_upper);
+  return text::is_all_upper(to_string(subject));
 }
 bool is_filter(const Value& subject) {
   return subject.is_string() && find_filter(*subject.string()) != nullptr;

@@ -26,6 +26,18 @@ std::size_t previous(std::string_view text, std::size_t end) {
   return end;
 }
 
+template <class Predicate>
+bool all_cased(std::string_view text, Predicate holds) {
+  bool has_cased = false;
+  for (std::size_t i = 0; i < text.size(); i += char_size(text, i)) {
+    const char32_t c = code_point_at(text, i);
+    if (!is_cased(c)) continue;
+    if (!holds(c)) return false;
+    has_cased = true;
+  }
+  return has_cased;
+}
+
 utf8proc_category_t category(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));
 }
@@ -142,6 +154,14 @@ bool is_lower(char32_t c) {
 
 bool is_cased(char32_t c) {
   return is_upper(c) || is_lower(c) || category(c) == UTF8PROC_CATEGORY_LT;
+}
+
+bool is_all_lower(std::string_view text) {
+  return all_cased(text, is_lower);
+}
+
+bool is_all_upper(std::string_view text) {
+  return all_cased(text, is_upper);
 }
 
 std::size_t find(std::string_view text, std::string_view part, std::size_t from) {

@@ -33,6 +33,10 @@ bool is_cased(char32_t code_point);
 bool is_lower(char32_t code_point);
 bool is_upper(char32_t code_point);
 
+/// Every cased character is lower (upper) case, and there is one.
+bool is_all_lower(std::string_view text);
+bool is_all_upper(std::string_view text);
+
 std::string upper(std::string_view text);
 std::string lower(std::string_view text);
 /// First character of each run of letters upper, the rest lower: str.title().

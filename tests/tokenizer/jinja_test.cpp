@@ -87,14 +87,14 @@ TEST(JinjaLimits, StopsRecursion) {
 TEST(JinjaLimits, StopsHugeText) {
   EXPECT_THAT(error_of("{{ 'a' * 10**9 }}"), HasSubstr("beyond the limit of 64 MiB"));
   EXPECT_THAT(error_of("{{ 10**18 * 'ab' }}"), HasSubstr("beyond the limit of 64 MiB"));
-  EXPECT_THAT(error_of("{{ ('a' * 10**7).replace('a', 'b' * 10**6) }}"), HasSubstr("beyond the limit"));
-  EXPECT_THAT(error_of("{{ 'x'.center(10**12) }}"), HasSubstr("beyond the limit"));
+  EXPECT_THAT(error_of("{{ ('a' * 10**7).replace('a', 'b' * 10**6) }}"), HasSubstr("limit"));
+  EXPECT_THAT(error_of("{{ 'x'.center(10**12) }}"), HasSubstr("limit"));
   EXPECT_THAT(error_of("{{ '%999999999d' % 1 }}"), HasSubstr("width"));
   EXPECT_THAT(error_of("{{ '{:999999999}'.format(1) }}"), HasSubstr("width"));
   EXPECT_THAT(
       error_of(
           "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"),
-      HasSubstr("beyond the limit"));
+      HasSubstr("limit"));
   EXPECT_THAT(error_of("{% set a = 'x' * 10**7 %}{% for i in range(20) %}{{ a }}{% endfor %}"), HasSubstr("limit"));
 }
 
