@@ -40,6 +40,7 @@ CASES = {
     "qwen2": ("Qwen2Config", {}),
 }
 LENGTHS = [1, 17, 200]
+NUM_GREEDY = 8  # decoded token by token over the paged cache
 
 
 def save_tiny_model(folder, config_class, extra):
@@ -73,11 +74,12 @@ def test_logits_are_those_of_transformers(build_dir, tmp_path, case, device):
     torch.set_num_threads(2)
     model = save_tiny_model(tmp_path, *CASES[case])
     generator = torch.Generator().manual_seed(1)
-    sequences = [torch.randint(0, 256, (length,), generator=generator).tolist() for length in LENGTHS]
-    (tmp_path / "tokens.json").write_text(json.dumps(sequences), encoding="utf-8")
-    subprocess.run([build_dir / "bin" / "nibble_logits", tmp_path, device, tmp_path / "tokens.json",
-                    tmp_path / "out.f32"], check=True)
-    ours = numpy.fromfile(tmp_path / "out.f32", dtype=numpy.float32).reshape(-1, SIZES["vocab_size"])
+    prompts = [torch.randint(0, 256, (length,), generator=generator).tolist() for length in LENGTHS]
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
+    subprocess.run([build_dir / "bin" / "nibble_logits", tmp_path, device, str(NUM_GREEDY), tmp_path / "prompts.json",
+                    tmp_path / "sequences.json", tmp_path / "logits.f32"], check=True)
+    sequences = json.loads((tmp_path / "sequences.json").read_text(encoding="utf-8"))
+    ours = numpy.fromfile(tmp_path / "logits.f32", dtype=numpy.float32).reshape(-1, SIZES["vocab_size"])
     with torch.no_grad():
         theirs = torch.cat([model(torch.tensor([sequence])).logits[0] for sequence in sequences]).numpy()
     spread = float(theirs.std())
