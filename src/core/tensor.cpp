@@ -1,5 +1,7 @@
 #include "core/tensor.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -130,6 +132,13 @@ Tensor Tensor::copy_of(TensorView view) {
   Tensor copy = empty(view.dtype(), view.shape());
   convert(view, copy.mutable_view());
   return copy;
+}
+
+void prefer_huge_pages(MutableTensorView tensor) {
+  constexpr std::uintptr_t kHugePage = std::uintptr_t{2} << 20;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(tensor.data()) + kHugePage - 1) / kHugePage * kHugePage;
+  const auto end = (reinterpret_cast<std::uintptr_t>(tensor.data()) + tensor.size_bytes()) / kHugePage * kHugePage;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
 void convert(TensorView from, MutableTensorView to) {

@@ -183,6 +183,11 @@ class Tensor {
   Shape shape_;
 };
 
+/// Asks the kernel for huge pages under a large host tensor that is not written yet: streaming weights through 4 KB
+/// pages stops the prefetcher at every page. Only whole huge pages inside the tensor are affected, so no memory is
+/// added.
+void prefer_huge_pages(MutableTensorView tensor);
+
 /// Converts between float dtypes on the host, element by element, round half to even. Same shape.
 void convert(TensorView from, MutableTensorView to);
 /// The tensor as a new host tensor of another float dtype.

@@ -58,6 +58,7 @@ std::unique_ptr<PackedPart> pack_dense(const weights::DenseWeights& weights, con
   check(tiles.dtype == DType::F32 || tiles.dtype == DType::F16 || tiles.dtype == DType::BF16,
         "dense weights are f32, f16 or bf16");
   tiles.values = Tensor::empty(tiles.dtype, {tiles.num_tiles(), tiles.in_features, kTileRows});
+  prefer_huge_pages(tiles.values.mutable_view());
   if (tiles.dtype == DType::F32) {
     pack_tiles<std::uint32_t>(weights, tiles, pool);
   } else {

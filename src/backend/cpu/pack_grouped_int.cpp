@@ -172,6 +172,7 @@ Tensor pack_zeros(const weights::GroupedIntWeights& w, const IntTiles& tiles) {
 void pack_codes(const weights::GroupedIntWeights& w, std::span<const std::int32_t> order, IntTiles& tiles,
                 ThreadPool& pool) {
   tiles.codes = Tensor::empty(DType::U8, {tiles.num_tiles(), tiles.tile_bytes()});
+  prefer_huge_pages(tiles.codes.mutable_view());
   const auto packed = w.codes.matrix<std::uint8_t>();
   const auto in = static_cast<std::size_t>(w.in_features);
   pool.run(tiles.num_tiles(), [&](std::int64_t tile, int) {
@@ -243,6 +244,7 @@ std::unique_ptr<PackedPart> pack_dense_at_8_bits(const weights::DenseWeights& we
     tiles.segments.push_back({g * tiles.activation_group, (g + 1) * tiles.activation_group, g});
   }
   tiles.codes = Tensor::empty(DType::U8, {tiles.num_tiles(), tiles.tile_bytes()});
+  prefer_huge_pages(tiles.codes.mutable_view());
   tiles.scales = Tensor::zeros(DType::F16, {tiles.num_tiles(), tiles.num_groups, kTileRows});
   const auto in = static_cast<std::size_t>(tiles.in_features);
   pool.run(tiles.num_tiles(), [&](std::int64_t tile, int) {
