@@ -71,10 +71,11 @@ std::optional<std::string_view> HttpRequest::header(std::string_view name) const
 
 struct HttpParser::Impl {
   beast_http::request_parser<GrowingBody> parser;
+  std::vector<HttpHeader> headers;
 };
 
 HttpParser::HttpParser(const HttpOptions& options) : options_(options), impl_(std::make_unique<Impl>()) {
-  impl_->parser.eager(true);
+  impl_->parser.eager(false);  // stop behind the header, see check_header
   impl_->parser.header_limit(static_cast<std::uint32_t>(options.max_header_bytes));
   impl_->parser.body_limit(options.max_body_bytes);
 }
@@ -110,6 +111,12 @@ std::size_t HttpParser::feed(std::string_view bytes) {
 void HttpParser::check_header() {
   state_ = State::Body;
   const auto& message = impl_->parser.get();
+  // Kept now: Beast adds a chunked body's trailer to the fields, where it could pass for a header that was checked.
+  for (const auto& field : message) {
+    impl_->headers.push_back(
+        {std::string(std::string_view(field.name_string())), std::string(std::string_view(field.value()))});
+  }
+  impl_->parser.eager(true);
   keep_alive_ = impl_->parser.keep_alive();
   is_http_1_0_ = message.version() < 11;
   if (static_cast<std::size_t>(std::distance(message.begin(), message.end())) > options_.max_num_headers) {
@@ -138,10 +145,7 @@ HttpRequest HttpParser::take_request() {
   HttpRequest request;
   request.method = std::string_view(message.method_string());
   split_target(message.target(), request);
-  for (const auto& field : message) {
-    request.headers.push_back(
-        {std::string(std::string_view(field.name_string())), std::string(std::string_view(field.value()))});
-  }
+  request.headers = std::move(impl_->headers);
   request.body = std::move(message.body());
   return request;
 }
