@@ -8,18 +8,6 @@
 #include "quantize/linear_algebra.h"
 
 namespace nibble::quantize {
-namespace {
-
-// Enough rows for the matrix products to run at full speed; a chunk's activations stay small.
-constexpr std::int64_t kChunkTokens = 2048;
-constexpr std::int32_t kKvBlockSize = 16;
-
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-}  // namespace
-
 /// Sums up a stage's inputs, chunk after chunk.
 class ActivationStream::Statistics {
  public:
@@ -61,40 +49,15 @@ class ActivationStream::Statistics {
 ActivationStream::ActivationStream(backend::Backend& backend, const backend::Rope& rope,
                                    const CalibrationSamples& samples)
     : backend_(backend), rope_(rope), num_tokens_(samples.num_samples * samples.seq_len) {
-  const std::int64_t samples_per_chunk = std::max<std::int64_t>(1, kChunkTokens / samples.seq_len);
-  chunk_tokens_ = samples_per_chunk * samples.seq_len;
-  const std::span<const std::int32_t> tokens(samples.tokens);
-  for (std::int64_t first = 0; first < num_tokens_; first += chunk_tokens_) {
-    const std::int64_t count = std::min(chunk_tokens_, num_tokens_ - first);
-    chunks_.push_back(
-        make_chunk(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), samples.seq_len));
-  }
-}
-
-ActivationStream::Chunk ActivationStream::make_chunk(std::span<const std::int32_t> tokens, std::int64_t seq_len) {
-  Chunk chunk;
-  chunk.tokens.assign(tokens.begin(), tokens.end());
-  const auto num_sequences = static_cast<std::int64_t>(tokens.size()) / seq_len;
-  chunk.block_table_stride = round_up(seq_len, kKvBlockSize) / kKvBlockSize;
-  for (std::int64_t s = 0; s < num_sequences; ++s) {
-    chunk.query_start.push_back(static_cast<std::int32_t>(s * seq_len));
-    chunk.context_len.push_back(static_cast<std::int32_t>(seq_len));
-    for (std::int64_t b = 0; b < chunk.block_table_stride; ++b) {
-      chunk.block_table.push_back(static_cast<std::int32_t>(s * chunk.block_table_stride + b));
-    }
-    for (std::int64_t t = 0; t < seq_len; ++t) {
-      chunk.positions.push_back(static_cast<std::int32_t>(t));
-      chunk.slot_mapping.push_back(s * chunk.block_table_stride * kKvBlockSize + t);
-    }
-  }
-  chunk.query_start.push_back(static_cast<std::int32_t>(tokens.size()));
-  return chunk;
+  for (CalibrationBatch& batch : make_batches(samples))
+    chunks_.push_back({.batch = std::move(batch), .hidden = {}, .input = {}});
+  chunk_tokens_ = chunks_.front().batch.num_tokens();
 }
 
 template <class Body>
 void ActivationStream::for_each_chunk(const Body& body) {
   for (Chunk& chunk : chunks_) {
-    const backend::ForwardBatch batch = chunk.batch();
+    const backend::ForwardBatch batch = chunk.batch.view();
     backend_.prepare_step(batch, *cache_);
     // The cache holds one layer, that of the block at work.
     const models::BlockContext context{backend_, rope_, *cache_, batch, /*layer_idx=*/0};
@@ -104,21 +67,14 @@ void ActivationStream::for_each_chunk(const Body& body) {
 
 void ActivationStream::embed(const backend::Embedding& embedding, std::int64_t hidden_size) {
   for (Chunk& chunk : chunks_) {
-    const backend::ForwardBatch batch = chunk.batch();
+    const backend::ForwardBatch batch = chunk.batch.view();
     chunk.hidden = backend_.make_activation(batch.num_tokens(), hidden_size, backend_.hidden_format());
     backend_.embed(embedding, batch, chunk.hidden);
   }
 }
 
 void ActivationStream::reserve(const models::BlockSpec& spec) {
-  const backend::AttentionSpec& attention = spec.attention;
-  const Chunk& largest = chunks_.front();
-  const auto num_blocks = static_cast<std::int64_t>(largest.block_table.size());
-  const backend::KvSpec kv{.dtype = DType::F32,
-                           .num_kv_heads = attention.num_kv_heads,
-                           .head_dim = attention.head_dim,
-                           .sliding_window = attention.sliding_window};
-  cache_ = backend_.make_kv_cache({kv}, num_blocks, kKvBlockSize);
+  cache_ = make_batch_cache(backend_, spec, chunks_.front().batch);
   if (!state_.stage_input.empty()) return;  // all blocks of a model have the same shape
   const std::vector<backend::ActivationFormat> formats(spec.stages.size());
   state_ = models::make_block_state(backend_, spec, chunk_tokens_, formats);
@@ -197,17 +153,6 @@ void ActivationStream::take_input(Chunk& chunk, std::size_t stage_idx) {
     state_.stage_input[stage_idx] = std::move(*spare);
     spare_inputs_.erase(spare);
   }
-}
-
-backend::ForwardBatch ActivationStream::Chunk::batch() const {
-  return {.tokens = tokens,
-          .positions = positions,
-          .query_start = query_start,
-          .context_len = context_len,
-          .block_table = block_table,
-          .block_table_stride = block_table_stride,
-          .slot_mapping = slot_mapping,
-          .logit_rows = {}};
 }
 
 }  // namespace nibble::quantize

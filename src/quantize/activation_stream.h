@@ -7,7 +7,7 @@
 
 #include "backend/backend.h"
 #include "models/block.h"
-#include "quantize/calibration.h"
+#include "quantize/calibration_batch.h"
 #include "quantize/quantizer.h"
 
 namespace nibble::quantize {
@@ -37,22 +37,13 @@ class ActivationStream {
   void leave(const models::DecoderBlock& block);
 
  private:
-  /// A chunk's tokens as a forward batch with a KV block table of its own.
   struct Chunk {
-    std::vector<std::int32_t> tokens;
-    std::vector<std::int32_t> positions;
-    std::vector<std::int32_t> query_start;
-    std::vector<std::int32_t> context_len;
-    std::vector<std::int32_t> block_table;
-    std::int64_t block_table_stride = 0;
-    std::vector<std::int64_t> slot_mapping;
+    CalibrationBatch batch;
     backend::Activation hidden;  // [tokens, hidden_size]
     backend::Activation input;   // [tokens, width of the current stage]
-    backend::ForwardBatch batch() const;
   };
   class Statistics;
 
-  static Chunk make_chunk(std::span<const std::int32_t> tokens, std::int64_t seq_len);
   /// The working state and a KV cache for blocks of this shape.
   void reserve(const models::BlockSpec& spec);
   /// Calls body(chunk, context) for each chunk in order, its batch prepared.

@@ -36,12 +36,17 @@ std::string_view awq_format(const MethodOptions&) {
   return "awq";
 }
 
+template <Calibration kCalibration>
+Calibration always(const MethodOptions&) {
+  return kCalibration;
+}
+
 constexpr Method kMethods[] = {
-    {"rtn", "round to nearest: no calibration, the baseline", Symmetry::Symmetric, Calibration::None, check_rtn,
+    {"rtn", "round to nearest: no calibration, the baseline", Symmetry::Symmetric, always<Calibration::None>, check_rtn,
      make_rtn, gptq_format},
-    {"awq", "scale the channels that matter, then round", Symmetry::Asymmetric, Calibration::Block, check_awq, make_awq,
-     awq_format},
-    {"gptq", "round column by column, later columns absorb the error", Symmetry::Symmetric, Calibration::Stages,
+    {"awq", "scale the channels that matter, then round", Symmetry::Asymmetric, always<Calibration::Block>, check_awq,
+     make_awq, awq_format},
+    {"gptq", "round column by column, later columns absorb the error", Symmetry::Symmetric, always<Calibration::Stages>,
      check_gptq, make_gptq, gptq_format},
 };
 

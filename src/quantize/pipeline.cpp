@@ -48,14 +48,18 @@ void expect_finite(const StageInputs& inputs, const std::vector<FloatLinear>& li
 class Pipeline {
  public:
   Pipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options)
-      : checkpoint_(checkpoint), plan_(plan), options_(options), quantizer_(plan.method->make(options.method_options)) {
+      : checkpoint_(checkpoint),
+        plan_(plan),
+        options_(options),
+        calibration_(plan.method->calibration(options.method_options)),
+        quantizer_(plan.method->make(options.method_options)) {
     backend_ = backend::make_backend(options.device,
                                      {.precision = backend::Precision::Exact, .num_threads = options.num_threads});
   }
 
   PipelineReport run() {
     // The samples come first: an unreadable calibration file must not leave a begun output folder behind.
-    if (plan_.method->calibration != Calibration::None) start_stream();
+    if (calibration_ != Calibration::None) start_stream();
     Output output(checkpoint_, plan_, options_);
     Progress progress("Quantizing", static_cast<std::int64_t>(plan_.blocks.size()), "blocks");
     PipelineReport report;
@@ -90,7 +94,7 @@ class Pipeline {
   BlockReport quantize_block(FloatBlock block, Output& output) {
     MeanError rtn_error;
     MeanError method_error;
-    if (plan_.method->calibration == Calibration::Block) rescale(block, rtn_error);
+    if (calibration_ == Calibration::Block) rescale(block, rtn_error);
     output.add_norms(block);
     models::DecoderBlock decoder = make_block(block);
     StageInputs inputs;
@@ -104,7 +108,7 @@ class Pipeline {
       const std::vector<Tensor> dequantized = dequantize_all(quantized);
       for (std::size_t i = 0; i < linears.size(); ++i) {
         method_error.add(error_of(linears[i], dequantized[i], inputs));
-        if (plan_.method->calibration == Calibration::Stages) rtn_error.add(error_of_rtn(linears[i], inputs));
+        if (calibration_ == Calibration::Stages) rtn_error.add(error_of_rtn(linears[i], inputs));
       }
       decoder.set_linear(s, make_calibration_linear(linears, dequantized, backend_->pool()));
       if (s + 1 < block.stages.size()) inputs = stream_->advance(decoder, s);
@@ -165,6 +169,7 @@ class Pipeline {
   const formats::Checkpoint& checkpoint_;
   const Plan& plan_;
   const PipelineOptions& options_;
+  Calibration calibration_;
   std::unique_ptr<Quantizer> quantizer_;
   std::unique_ptr<backend::Backend> backend_;
   std::unique_ptr<backend::Rope> rope_;

@@ -137,7 +137,7 @@ Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& opt
   const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
   check_group_size(layers, options.method_options.group_size);
   check_shapes(layers, plan.method->checkpoint_format(options.method_options));
-  if (plan.method->calibration != Calibration::None) check_seq_len(plan.config, options);
+  if (plan.method->calibration(options.method_options) != Calibration::None) check_seq_len(plan.config, options);
   return plan;
 }
 

@@ -11,6 +11,7 @@
 #include "core/thread_pool.h"
 #include "quantize/float_block.h"
 #include "quantize/grid.h"
+#include "quantize/loss_statistics.h"
 #include "weights/linear_weights.h"
 
 namespace nibble::quantize {
@@ -48,9 +49,11 @@ enum class Calibration : std::uint8_t {
   None,    // weights only
   Stages,  // each stage's inputs, predecessors quantized
   Block,   // the whole float block's first, to rescale it; then as Stages
+  Loss,    // the end loss of the float model: blocks come last to first, each linear is quantized on its own
 };
 
-/// A quantization method at work on one model. One thread calls it, blocks in order, stages in order.
+/// A quantization method at work on one model. One thread calls it, blocks in order, stages in order; both in reverse
+/// for Calibration::Loss.
 class Quantizer {
  public:
   virtual ~Quantizer() = default;
@@ -61,9 +64,19 @@ class Quantizer {
     static_cast<void>(block), static_cast<void>(inputs), static_cast<void>(pool);
   }
 
-  /// The stage's linears, in order. `inputs` is empty for Calibration::None.
+  /// The stage's linears, in order. `inputs` is empty for Calibration::None. Not called for Calibration::Loss.
   virtual std::vector<weights::LinearWeights> quantize(std::span<const FloatLinear> linears, const StageInputs& inputs,
                                                        ThreadPool& pool) = 0;
+
+  /// Calibration::Loss: what quantize_by_loss reads.
+  virtual LossNeeds loss_needs() const { return {}; }
+  /// Calibration::Loss: the stage's linears, in order. `statistics` are those of the float model.
+  virtual std::vector<weights::LinearWeights> quantize_by_loss(std::span<const FloatLinear> linears,
+                                                               const StageLossStatistics& statistics,
+                                                               ThreadPool& pool) {
+    static_cast<void>(linears), static_cast<void>(statistics), static_cast<void>(pool);
+    throw Error(ErrorCode::Internal, "this method does not look at the end loss");
+  }
 };
 
 /// One row of the table in methods.cpp.
@@ -71,7 +84,7 @@ struct Method {
   std::string_view name;
   std::string_view summary;
   Symmetry default_symmetry;
-  Calibration calibration;
+  Calibration (*calibration)(const MethodOptions& options);
   /// Errors: InvalidArgument naming the flag, for options without meaning in this method.
   void (*check_options)(const MethodOptions& options);
   std::unique_ptr<Quantizer> (*make)(const MethodOptions& options);

@@ -93,7 +93,7 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   options.method_options.group_index =
       parse_switch(flags.desc_act) == true ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
   options.method_options.rounding = flags.rounding == "gptq" ? quantize::Rounding::Gptq : quantize::Rounding::Nearest;
-  if (method.calibration == quantize::Calibration::None && !flags.calibration.empty()) {
+  if (method.calibration(options.method_options) == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
   }
   if (!flags.calibration.empty()) options.calibration.source = flags.calibration;
