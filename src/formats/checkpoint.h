@@ -52,7 +52,7 @@ class Checkpoint {
   virtual TensorView tensor(std::string_view name) const = 0;
 
   /// The weights of a linear module ("model.layers.0.self_attn.q_proj") in canonical form: dense, or by its format's
-  /// reader where the module is quantized (`qweight` exists). `shape` [out, in] is what config.json implies.
+  /// reader where the module is quantized (formats::is_quantized). `shape` [out, in] is what config.json implies.
   /// Errors: NotFound; Corrupt with tensor, expected and found shape.
   virtual weights::LinearWeights linear(std::string_view module, const Shape& shape) const = 0;
   /// The module's bias as f32 [out], or an empty tensor where it has none (all-zero biases are dropped).
@@ -85,8 +85,9 @@ class CheckpointWriter {
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
   void add(std::string_view name, TensorView tensor);
-  /// A linear in the tensors of `format`: "gptq", "gptq_v2", "awq" for GroupedIntWeights; "dense" writes `.weight` in
-  /// f16. Errors: Unsupported with the reason (zero points outside v1's range, shapes AWQ cannot hold, …).
+  /// A linear in the tensors of `format`, as formats/registry.cpp names it; "dense" writes `.weight` in f16.
+  /// Errors: Unsupported with the reason: a struct that the format does not hold, zero points outside GPTQ v1's range,
+  /// shapes that AWQ cannot hold, …
   void add_linear(std::string_view module, const weights::LinearWeights& weights, std::string_view format);
   void finish(const CheckpointFiles& files);
   std::int64_t total_bytes() const;

@@ -84,17 +84,10 @@ class CheckpointWriter::Impl {
  private:
   static std::vector<NamedTensor> tensors_of(const weights::LinearWeights& weights, std::string_view format) {
     weights::validate(weights);
-    if (const auto* grouped = std::get_if<weights::GroupedIntWeights>(&weights);
-        grouped != nullptr && format != "dense") {
-      return find_linear_format(format).write(*grouped);
-    }
-    if (const auto* dense = std::get_if<weights::DenseWeights>(&weights); dense != nullptr && format == "dense") {
-      std::vector<NamedTensor> tensors;
-      tensors.push_back({"weight", to_half_checked(*dense)});
-      return tensors;
-    }
-    throw Error(ErrorCode::Unsupported,
-                fmt::format("{} cannot be written as '{}'", weights::describe(weights), format));
+    if (format != "dense") return find_linear_format(format).write(weights);
+    std::vector<NamedTensor> tensors;
+    tensors.push_back({"weight", to_half_checked(expect_kind<weights::DenseWeights>(weights, "dense"))});
+    return tensors;
   }
 
   void close_shard() {
@@ -105,16 +98,15 @@ class CheckpointWriter::Impl {
 
   /// A quantized module has all of its tensors, and not a float weight beside them.
   void check_complete_sets() const {
+    std::map<std::string_view, std::vector<std::string_view>> suffixes;
     for (const std::string& name : names_) {
-      if (!name.ends_with(".qweight")) continue;
-      const std::string module = name.substr(0, name.size() - std::string_view(".qweight").size());
-      for (const char* suffix : {".qzeros", ".scales"}) {
-        if (names_.contains(module + suffix)) continue;
-        throw Error(ErrorCode::InvalidArgument, fmt::format("{}: {} lacks {}", folder_.string(), module, suffix + 1));
-      }
-      if (names_.contains(module + ".weight")) {
-        throw Error(ErrorCode::InvalidArgument,
-                    fmt::format("{}: {} has both qweight and weight", folder_.string(), module));
+      const std::size_t dot = name.rfind('.');
+      if (dot == std::string::npos) continue;
+      suffixes[std::string_view(name).substr(0, dot)].push_back(std::string_view(name).substr(dot + 1));
+    }
+    for (const auto& [module, found] : suffixes) {
+      if (const auto fault = find_fault(found)) {
+        throw Error(ErrorCode::InvalidArgument, fmt::format("{}: {} {}", folder_.string(), module, *fault));
       }
     }
   }

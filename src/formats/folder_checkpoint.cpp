@@ -272,11 +272,11 @@ class FolderCheckpoint final : public Checkpoint {
   }
 
   weights::LinearWeights read_linear(const ModuleTensors& tensors, const Shape& shape) const {
-    if (tensors.contains("qweight")) {
+    if (is_quantized(tensors)) {
       if (!quantization_) {
         throw Error(ErrorCode::Corrupt,
                     fmt::format("{} is quantized, but neither config.json nor quantize_config.json says how",
-                                tensors.name("qweight")));
+                                tensors.module()));
       }
       const LinearFormat* format = find_linear_format_of_method(quantization_->method);
       check(format != nullptr, "a quantization config of a method without a reader");
@@ -289,8 +289,8 @@ class FolderCheckpoint final : public Checkpoint {
       return weights;
     }
     if (!tensors.contains("weight")) {
-      throw Error(ErrorCode::NotFound,
-                  fmt::format("neither {} nor {} exists", tensors.name("weight"), tensors.name("qweight")));
+      throw Error(ErrorCode::NotFound, fmt::format("neither {} nor {} exists, nor another quantized form",
+                                                   tensors.name("weight"), tensors.name("qweight")));
     }
     return weights::DenseWeights{Tensor::borrow(tensors.get_float("weight", shape))};
   }

@@ -34,6 +34,40 @@ Tensor read_bias(const ModuleTensors& tensors, std::int64_t out_features) {
   return bias;
 }
 
+void refuse_kind(const weights::LinearWeights& weights, std::string_view format) {
+  throw Error(ErrorCode::Unsupported, fmt::format("{} cannot be written as '{}'", weights::describe(weights), format));
+}
+
+bool is_quantized(const ModuleTensors& tensors) {
+  for (const LinearFormat& format : linear_formats()) {
+    for (const TensorSet& set : format.tensor_sets) {
+      if (tensors.contains(set.mark)) return true;
+    }
+  }
+  return tensors.contains("weight") && tensors.get("weight").dtype() == DType::F8E4M3;
+}
+
+std::optional<std::string> find_fault(std::span<const std::string_view> suffixes) {
+  const auto has = [&](std::string_view suffix) { return std::ranges::find(suffixes, suffix) != suffixes.end(); };
+  const auto holds_weight = [](const TensorSet& set) {
+    return std::ranges::find(set.others, "weight") != set.others.end();
+  };
+  std::optional<std::string> fault;
+  for (const LinearFormat& format : linear_formats()) {
+    for (const TensorSet& set : format.tensor_sets) {
+      if (!has(set.mark)) continue;
+      const auto missing =
+          std::ranges::find_if(set.others, [&](std::string_view other) { return !other.empty() && !has(other); });
+      if (missing == set.others.end()) {
+        if (has("weight") && !holds_weight(set)) return fmt::format("has both {} and weight", set.mark);
+        return std::nullopt;
+      }
+      if (!fault) fault = fmt::format("lacks {}", *missing);
+    }
+  }
+  return fault;
+}
+
 Tensor scales_to_write(const weights::GroupedIntWeights& weights) {
   const Tensor half = to_dtype(weights.scales, DType::F16);
   for (const Half value : half.span<Half>()) {

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <array>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "core/json.h"
@@ -41,11 +44,19 @@ struct NamedTensor {
   Tensor tensor;
 };
 
-/// A disk format of GroupedIntWeights: how its config, its tensors and the canonical struct map to each other. The
-/// rows stand in registry.cpp.
+/// Suffixes of the tensors that make up one quantized module.
+struct TensorSet {
+  std::string_view mark;                   // only quantized modules have it: "qweight", "weight_scale"
+  std::array<std::string_view, 3> others;  // what must stand beside it; unused places are empty
+};
+
+/// A disk format: how its config, its tensors and the canonical structs map to each other. The rows stand in
+/// registry.cpp.
 struct LinearFormat {
   std::string_view name;    // as `CheckpointWriter::add_linear` takes it: "gptq", "gptq_v2", "awq"
   std::string_view method;  // quant_method in config.json
+  /// Every set that is a whole module. Formats may share a mark and differ in the rest.
+  std::span<const TensorSet> tensor_sets;
 
   /// Normalises the object of the file. Errors: Unsupported naming key and value; InvalidArgument for wrong types.
   QuantizationConfig (*parse_config)(const Json& raw);
@@ -53,11 +64,29 @@ struct LinearFormat {
   Json (*make_config)(const QuantizationConfig& config);
   /// Errors: Corrupt, NotFound, Unsupported, naming tensors with expected and found shapes.
   weights::LinearWeights (*read)(const ModuleTensors& tensors, const QuantizationConfig& config, const Shape& shape);
-  /// Errors: Unsupported with the reason and what to do.
-  std::vector<NamedTensor> (*write)(const weights::GroupedIntWeights& weights);
+  /// Errors: Unsupported with the reason and what to do; a struct that the format does not hold is named
+  /// (expect_kind).
+  std::vector<NamedTensor> (*write)(const weights::LinearWeights& weights);
 };
 
-/// f16 [groups, out], as both formats store scales. Errors: Unsupported where one overflows or vanishes.
+/// Errors: Unsupported "dense f16 cannot be written as 'awq'".
+[[noreturn]] void refuse_kind(const weights::LinearWeights& weights, std::string_view format);
+
+/// The struct that `format` holds. Errors: as refuse_kind.
+template <class Kind>
+const Kind& expect_kind(const weights::LinearWeights& weights, std::string_view format) {
+  if (const auto* kind = std::get_if<Kind>(&weights)) return *kind;
+  refuse_kind(weights, format);
+}
+
+/// Whether a module is stored quantized in any format: a mark is there, or `weight` is F8_E4M3.
+bool is_quantized(const ModuleTensors& tensors);
+
+/// What is wrong with the tensors of one module, given their suffixes: "lacks qzeros", "has both qweight and weight".
+/// Nothing where they are a whole set of some format, or not quantized.
+std::optional<std::string> find_fault(std::span<const std::string_view> suffixes);
+
+/// f16 [groups, out], as AWQ and GPTQ store scales. Errors: Unsupported where one overflows or vanishes.
 Tensor scales_to_write(const weights::GroupedIntWeights& weights);
 
 /// Every disk format of quantized linears.

@@ -9,10 +9,18 @@
 namespace nibble::formats {
 namespace {
 
+using weights::GroupedIntWeights;
+using weights::LinearWeights;
+
+constexpr TensorSet kGroupedIntSets[] = {{"qweight", {"qzeros", "scales"}}};
+
 constexpr std::array kFormats{
-    LinearFormat{"gptq", "gptq", parse_gptq_config, make_gptq_config, read_gptq, write_gptq_v1},
-    LinearFormat{"gptq_v2", "gptq", parse_gptq_config, make_gptq_config, read_gptq, write_gptq_v2},
-    LinearFormat{"awq", "awq", parse_awq_config, make_awq_config, read_awq, write_awq},
+    LinearFormat{"gptq", "gptq", kGroupedIntSets, parse_gptq_config, make_gptq_config, read_gptq,
+                 [](const LinearWeights& w) { return write_gptq_v1(expect_kind<GroupedIntWeights>(w, "gptq")); }},
+    LinearFormat{"gptq_v2", "gptq", kGroupedIntSets, parse_gptq_config, make_gptq_config, read_gptq,
+                 [](const LinearWeights& w) { return write_gptq_v2(expect_kind<GroupedIntWeights>(w, "gptq_v2")); }},
+    LinearFormat{"awq", "awq", kGroupedIntSets, parse_awq_config, make_awq_config, read_awq,
+                 [](const LinearWeights& w) { return write_awq(expect_kind<GroupedIntWeights>(w, "awq")); }},
 };
 
 }  // namespace

@@ -86,6 +86,23 @@ TEST(Checkpoint, WriterRefusesDuplicatesAndHalfModules) {
   expect_error(ErrorCode::InvalidArgument, "m lacks qzeros", [&] { writer.finish({}); });
 }
 
+TEST(Checkpoint, WriterRefusesAWeightBesideAQuantizedOne) {
+  const TemporaryFolder folder;
+  CheckpointWriter writer(folder / "m");
+  for (const char* name : {"m.qweight", "m.qzeros", "m.scales", "m.weight"}) writer.add(name, ramp(DType::F16, {2, 4}));
+  expect_error(ErrorCode::InvalidArgument, "m has both qweight and weight", [&] { writer.finish({}); });
+}
+
+TEST(Checkpoint, WriterNamesTheStructThatAFormatDoesNotHold) {
+  const TemporaryFolder folder;
+  CheckpointWriter writer(folder / "m");
+  const weights::LinearWeights dense = weights::DenseWeights{ramp(DType::F16, {8, 32})};
+  for (const std::string format : {"awq", "gptq", "gptq_v2"}) {
+    expect_error(ErrorCode::Unsupported, "m: dense F16 cannot be written as '" + format + "'",
+                 [&] { writer.add_linear("m", dense, format); });
+  }
+}
+
 TEST(Checkpoint, GivesDenseLinearsAndChecksTheirShape) {
   const TemporaryFolder folder;
   write_checkpoint(folder / "m", {"q.weight"});
@@ -271,8 +288,7 @@ TEST(Checkpoint, RefusesQuantizedModulesWithoutAConfig) {
     writer.finish({Json::object(), {}});
   }
   const auto checkpoint = Checkpoint::open(folder / "m");
-  expect_error(ErrorCode::Corrupt, "m.qweight is quantized, but neither config.json",
-               [&] { checkpoint->linear("m", {2, 4}); });
+  expect_error(ErrorCode::Corrupt, "m is quantized, but neither config.json", [&] { checkpoint->linear("m", {2, 4}); });
 }
 
 TEST(Checkpoint, WriterRefusesFloatsThatF16CannotHold) {

@@ -85,20 +85,22 @@ TEST_P(FormatProperty, ReadTensorsAreWrittenAsTheSameBytes) {
   std::mt19937 random(12);
   const LinearFormat& format = find_linear_format(GetParam());
   for (int round = 0; round < 25; ++round) {
-    const weights::RandomGroupedInt made = weights::make_random_grouped_int(random_shape(GetParam(), random), random);
-    const std::vector<NamedTensor> first = format.write(made.weights);
+    const weights::LinearWeights made =
+        weights::make_random_grouped_int(random_shape(GetParam(), random), random).weights;
+    const auto& grouped = std::get<GroupedIntWeights>(made);
+    const std::vector<NamedTensor> first = format.write(made);
     const TemporaryFolder folder;
     CheckpointWriter writer(folder / "m");
     for (const NamedTensor& named : first) writer.add(fmt::format("m.{}", named.suffix), named.tensor);
     QuantizationConfig config;
-    config.bits = made.weights.bits;
-    config.group_size = made.weights.group_size;
-    config.desc_act = made.weights.has_g_idx();
+    config.bits = grouped.bits;
+    config.group_size = grouped.group_size;
+    config.desc_act = grouped.has_g_idx();
     config.sym = false;
     writer.finish({Json{{"quantization_config", make_quantization_config(GetParam(), config)}}, {}});
     const auto checkpoint = Checkpoint::open(folder / "m");
-    const weights::LinearWeights read = checkpoint->linear("m", {made.weights.out_features, made.weights.in_features});
-    const std::vector<NamedTensor> second = format.write(std::get<GroupedIntWeights>(read));
+    const weights::LinearWeights read = checkpoint->linear("m", {grouped.out_features, grouped.in_features});
+    const std::vector<NamedTensor> second = format.write(read);
     ASSERT_EQ(second.size(), first.size());
     for (std::size_t i = 0; i < first.size(); ++i)
       EXPECT_TRUE(equal(second[i].tensor, first[i].tensor)) << first[i].suffix;
