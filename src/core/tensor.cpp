@@ -7,6 +7,8 @@
 #include <new>
 #include <string>
 
+#include "core/fp8_e4m3.h"
+
 namespace nibble {
 namespace {
 
@@ -21,7 +23,7 @@ To from_float(float x) {
   } else if constexpr (std::is_same_v<To, BFloat16>) {
     return to_bfloat16(x);
   } else {
-    return to_fp8_e4m3(x);
+    return {fp8_e4m3_bits(x)};
   }
 }
 

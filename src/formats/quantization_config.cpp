@@ -18,6 +18,7 @@ std::string normalised_method(std::string method) {
   for (char& c : method) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   if (method == "gptq_marlin" || method == "auto_gptq" || method == "auto-gptq") return "gptq";
   if (method == "awq_marlin") return "awq";
+  if (method == "fbgemm_fp8") return "fp8";
   return method;
 }
 

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "formats/awq.h"
+#include "formats/fp8.h"
 #include "formats/gptq.h"
 #include "formats/linear_format.h"
 
@@ -13,6 +14,7 @@ using weights::GroupedIntWeights;
 using weights::LinearWeights;
 
 constexpr TensorSet kGroupedIntSets[] = {{"qweight", {"qzeros", "scales"}}};
+constexpr TensorSet kFp8Sets[] = {{"weight_scale", {"weight"}}, {"weight_scale_inv", {"weight"}}};
 
 constexpr std::array kFormats{
     LinearFormat{"gptq", "gptq", kGroupedIntSets, parse_gptq_config, make_gptq_config, read_gptq,
@@ -21,6 +23,7 @@ constexpr std::array kFormats{
                  [](const LinearWeights& w) { return write_gptq_v2(expect_kind<GroupedIntWeights>(w, "gptq_v2")); }},
     LinearFormat{"awq", "awq", kGroupedIntSets, parse_awq_config, make_awq_config, read_awq,
                  [](const LinearWeights& w) { return write_awq(expect_kind<GroupedIntWeights>(w, "awq")); }},
+    LinearFormat{"fp8", "fp8", kFp8Sets, parse_fp8_config, make_fp8_config, read_fp8, write_fp8},
 };
 
 }  // namespace
