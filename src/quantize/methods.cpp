@@ -21,10 +21,6 @@ void check_gptq(const MethodOptions&) {}
 
 void check_awq(const MethodOptions& options) {
   refuse_desc_act(options, "awq");
-  if (options.grid.bits != 4) {
-    throw Error(ErrorCode::InvalidArgument,
-                fmt::format("AWQ files hold 4 bits only, not {}; choose --bits 4 or --method gptq", options.grid.bits));
-  }
 }
 
 /// Version 1 of the format cannot hold a zero point of 0, which asymmetric grids need.
@@ -32,8 +28,9 @@ std::string_view gptq_format(const MethodOptions& options) {
   return options.grid.symmetry == Symmetry::Symmetric ? "gptq" : "gptq_v2";
 }
 
-std::string_view awq_format(const MethodOptions&) {
-  return "awq";
+/// AWQ's own files hold 4 bits only; scaled weights of other widths go where GPTQModel puts them too.
+std::string_view awq_format(const MethodOptions& options) {
+  return options.grid.bits == 4 ? "awq" : gptq_format(options);
 }
 
 template <Calibration kCalibration>

@@ -122,6 +122,28 @@ TEST(AwqFold, NormTimesColumnsStaysTheSame) {
   }
 }
 
+TEST(AwqFold, RouterReadsTheScaledNormToo) {
+  // As in Mixtral: the router and every expert's gate and up share one input.
+  FloatBlock block = random_block();
+  block.spec.stages[2].linears = {"mlp.gate_proj", "mlp.up_proj", "block_sparse_moe.gate"};
+  block.stages[2].push_back({"block_sparse_moe.gate", random_matrix(4, 32, 99), {}});
+  const FloatLinear before = {"block_sparse_moe.gate", random_matrix(4, 32, 99), {}};
+  const Tensor norm_before = random_block().post_attention_norm;
+  std::vector<float> scale(32);
+  for (std::size_t c = 0; c < scale.size(); ++c) scale[c] = 0.3f + 0.2f * static_cast<float>(c);
+  fold_scale(block, 2, scale);
+  for (std::int64_t k = 0; k < 32; ++k) {
+    const auto channel = static_cast<std::size_t>(k);
+    const auto now = column(block.stages[2][2], k);
+    const auto then = column(before, k);
+    for (std::size_t o = 0; o < now.size(); ++o) {
+      const float logit = then[o] * norm_before.span<float>()[channel];
+      EXPECT_NE(now[o], then[o]);
+      EXPECT_NEAR(now[o] * block.post_attention_norm.span<float>()[channel], logit, 1e-5 * std::abs(logit) + 1e-7);
+    }
+  }
+}
+
 TEST(AwqFold, EveryQueryHeadFollowsItsValueHead) {
   FloatBlock block = random_block();
   const FloatBlock before = random_block();
