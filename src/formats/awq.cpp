@@ -102,6 +102,12 @@ QuantizationConfig parse_awq_config(const Json& raw) {
 }
 
 Json make_awq_config(const QuantizationConfig& config) {
+  for (const ModuleScheme& module : config.modules) {
+    if (module.group_size == config.group_size) continue;
+    throw Error(ErrorCode::Unsupported,
+                fmt::format("{}: AWQ has one group_size for all modules, {}, and this one has {}", module.module,
+                            config.group_size, module.group_size));
+  }
   Json json{{"quant_method", "awq"},     {"bits", config.bits}, {"group_size", config.group_size},
             {"zero_point", !config.sym}, {"version", "gemm"},   {"modules_to_not_convert", nullptr}};
   if (!config.modules_to_not_convert.empty()) json["modules_to_not_convert"] = config.modules_to_not_convert;

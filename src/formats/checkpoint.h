@@ -14,6 +14,26 @@
 
 namespace nibble::formats {
 
+/// How one module is stored that a writer has written.
+struct ModuleScheme {
+  enum class Kind : std::uint8_t { Integer, Float8, Codebook };
+
+  std::string module;
+  Kind kind = Kind::Integer;
+  std::int32_t bits = 4;
+  /// Integer: inputs that share a scale, -1: a whole row. Float8: 128: a block, -1: a row, 0: the tensor.
+  std::int64_t group_size = -1;
+  bool sym = true;
+  bool desc_act = false;            // its groups are scattered (g_idx)
+  bool static_activations = false;  // Float8: has an input_scale
+
+  /// Whether another module is stored the same way.
+  bool is_like(const ModuleScheme& other) const {
+    return kind == other.kind && bits == other.bits && group_size == other.group_size && sym == other.sym &&
+           desc_act == other.desc_act && static_activations == other.static_activations;
+  }
+};
+
 /// How a checkpoint is quantized, normalised over the formats' configs (formats.md §0.2, §1, §2).
 struct QuantizationConfig {
   std::string method;  // "awq", "gptq", later "fp8", "compressed-tensors", "squeezellm"; "gguf" for GGUF files
@@ -23,6 +43,7 @@ struct QuantizationConfig {
   bool desc_act = false;
   std::string checkpoint_format;                    // GPTQ: "gptq" (v1) or "gptq_v2"; AWQ: "gemm"
   std::vector<std::string> modules_to_not_convert;  // as in the file; matching is the format's own
+  std::vector<ModuleScheme> modules;                // to be written: every quantized module. Readers leave it empty
   Json raw;                                         // the object as it stands in the file
 };
 

@@ -1,15 +1,13 @@
 #include "formats/gptq.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>
-#include <pcre2.h>
 
 #include <algorithm>
-#include <memory>
 #include <string>
 #include <utility>
 
 #include "core/log.h"
+#include "formats/pattern.h"
 #include "formats/transpose.h"
 
 namespace nibble::formats {
@@ -21,35 +19,6 @@ enum class ZeroConvention : std::uint8_t { MinusOne, Plain };  // v1, v2
 
 /// GPTQModel's and AutoGPTQ's kernels step through both dimensions in blocks of 32.
 constexpr std::int64_t kPeerMultiple = 32;
-
-struct FreeRegex {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-  void operator()(pcre2_match_data* match) const { pcre2_match_data_free(match); }
-  void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
-};
-
-/// Whether `pattern` matches at the start of `text`, as Python's re.match. The step limit keeps a hostile pattern from
-/// hanging the load.
-bool matches_at_start(std::string_view pattern, std::string_view text) {
-  constexpr std::uint32_t kMaxSteps = 100'000;
-  int error = 0;
-  PCRE2_SIZE error_offset = 0;
-  const std::unique_ptr<pcre2_code, FreeRegex> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()),
-                                                                  pattern.size(), PCRE2_ANCHORED | PCRE2_UTF, &error,
-                                                                  &error_offset, nullptr));
-  if (code == nullptr) {
-    throw Error(ErrorCode::InvalidArgument, fmt::format("dynamic: '{}' is not a valid regular expression", pattern));
-  }
-  const std::unique_ptr<pcre2_match_data, FreeRegex> match(pcre2_match_data_create(1, nullptr));
-  const std::unique_ptr<pcre2_match_context, FreeRegex> context(pcre2_match_context_create(nullptr));
-  pcre2_set_match_limit(context.get(), kMaxSteps);
-  const int matched =
-      pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, match.get(), context.get());
-  if (matched < 0 && matched != PCRE2_ERROR_NOMATCH) {
-    throw Error(ErrorCode::InvalidArgument, fmt::format("dynamic: '{}' takes too many steps to match", pattern));
-  }
-  return matched >= 0;
-}
 
 void check_bits(std::int64_t bits) {
   if (bits == 2 || bits == 3 || bits == 4 || bits == 8) return;
@@ -77,6 +46,14 @@ void override_fields(const Json& object, QuantizationConfig& config) {
   if (config.group_size == -1) config.desc_act = false;  // one group: the order has no effect
 }
 
+bool rule_matches(std::string_view pattern, std::string_view module) {
+  try {
+    return matches_at_start(pattern, module);
+  } catch (const Error& error) {
+    throw error.in("dynamic");
+  }
+}
+
 /// The config with GPTQModel's `dynamic` rules for this module applied: {"regex": {"bits": 8, …}}; a regex may begin
 /// with "+:", one with "-:" leaves modules unquantized, which their tensors show by themselves.
 QuantizationConfig config_of_module(const QuantizationConfig& config, std::string_view module) {
@@ -87,7 +64,7 @@ QuantizationConfig config_of_module(const QuantizationConfig& config, std::strin
     std::string_view pattern = key;
     if (pattern.starts_with("-:")) continue;
     if (pattern.starts_with("+:")) pattern.remove_prefix(2);
-    if (!matches_at_start(pattern, module)) continue;
+    if (!rule_matches(pattern, module)) continue;
     override_fields(fields, effective);
     break;
   }
@@ -251,6 +228,20 @@ std::string escape_regex(std::string_view text) {
   return escaped;
 }
 
+/// GPTQModel's rules for modules that stay float, and for those that differ from the rest.
+Json make_dynamic_rules(const QuantizationConfig& config) {
+  Json rules = Json::object();
+  for (const std::string& module : config.modules_to_not_convert) {
+    rules["-:^" + escape_regex(module) + "$"] = Json::object();
+  }
+  for (const ModuleScheme& module : config.modules) {
+    // A single module may be symmetric by chance, or have its columns in order: its tensors say so.
+    if (module.bits == config.bits && module.group_size == config.group_size) continue;
+    rules["+:^" + escape_regex(module.module) + "$"] = {{"bits", module.bits}, {"group_size", module.group_size}};
+  }
+  return rules;
+}
+
 }  // namespace
 
 QuantizationConfig parse_gptq_config(const Json& raw) {
@@ -269,13 +260,7 @@ Json make_gptq_config(const QuantizationConfig& config) {
             {"static_groups", false},  {"sym", config.sym},
             {"true_sequential", true}, {"lm_head", false},
             {"quant_method", "gptq"},  {"checkpoint_format", config.checkpoint_format}};
-  if (!config.modules_to_not_convert.empty()) {
-    Json rules = Json::object();
-    for (const std::string& module : config.modules_to_not_convert) {
-      rules["-:^" + escape_regex(module) + "$"] = Json::object();
-    }
-    json["dynamic"] = std::move(rules);
-  }
+  if (Json rules = make_dynamic_rules(config); !rules.empty()) json["dynamic"] = std::move(rules);
   if (!config.raw.is_object()) return json;
   for (const char* key : {"damp_percent", "static_groups", "true_sequential", "lm_head", "meta", "dynamic"}) {
     if (config.raw.contains(key)) json[key] = config.raw[key];

@@ -68,10 +68,9 @@ std::optional<std::string> find_fault(std::span<const std::string_view> suffixes
   return fault;
 }
 
-Tensor scales_to_write(const weights::GroupedIntWeights& weights) {
-  const Tensor half = to_dtype(weights.scales, DType::F16);
-  for (const Half value : half.span<Half>()) {
-    const float scale = to_float(value);
+void check_scales_to_write(const Tensor& scales) {
+  const Tensor values = to_dtype(scales, DType::F32);
+  for (const float scale : values.span<float>()) {
     if (!std::isfinite(scale)) {
       throw Error(ErrorCode::Unsupported, "a scale exceeds 65504, the largest f16: the weights are too large for it");
     }
@@ -80,6 +79,11 @@ Tensor scales_to_write(const weights::GroupedIntWeights& weights) {
                   "a scale is zero in f16; peers divide by it, so the quantizer must not make one");
     }
   }
+}
+
+Tensor scales_to_write(const weights::GroupedIntWeights& weights) {
+  const Tensor half = to_dtype(weights.scales, DType::F16);
+  check_scales_to_write(half);
   return transpose(half);
 }
 

@@ -86,6 +86,8 @@ bool is_quantized(const ModuleTensors& tensors);
 /// Nothing where they are a whole set of some format, or not quantized.
 std::optional<std::string> find_fault(std::span<const std::string_view> suffixes);
 
+/// Errors: Unsupported where a scale in f16 or bf16 is infinite, NaN or zero.
+void check_scales_to_write(const Tensor& scales);
 /// f16 [groups, out], as AWQ and GPTQ store scales. Errors: Unsupported where one overflows or vanishes.
 Tensor scales_to_write(const weights::GroupedIntWeights& weights);
 

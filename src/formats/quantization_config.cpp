@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
 
 #include "core/file.h"
 #include "core/log.h"
@@ -87,7 +90,41 @@ void warn_about_contradiction(const QuantizationConfig& main, const std::filesys
       main.group_size, main.sym, main.desc_act);
 }
 
+bool all_zeros_are(const weights::GroupedIntWeights& w, std::int16_t zero) {
+  return std::ranges::all_of(w.zeros.span<std::int16_t>(), [&](std::int16_t found) { return found == zero; });
+}
+
+ModuleScheme scheme_of(const weights::GroupedIntWeights& w, std::int64_t group_size) {
+  ModuleScheme scheme;
+  scheme.bits = w.bits;
+  scheme.group_size = w.num_groups() == 1 && w.group_size != group_size ? -1 : w.group_size;
+  scheme.sym = all_zeros_are(w, static_cast<std::int16_t>(1 << (w.bits - 1)));
+  scheme.desc_act = w.has_g_idx();
+  return scheme;
+}
+
+ModuleScheme scheme_of(const weights::Fp8Weights& w, std::int64_t) {
+  ModuleScheme scheme{.module = {}, .kind = ModuleScheme::Kind::Float8, .bits = 8};
+  scheme.group_size = w.block_size > 0 ? w.block_size : w.scale.num_elements() == 1 ? 0 : -1;
+  scheme.static_activations = w.input_scale > 0;
+  return scheme;
+}
+
+ModuleScheme scheme_of(const weights::CodebookWeights& w, std::int64_t) {
+  return {.module = {}, .kind = ModuleScheme::Kind::Codebook, .bits = w.bits};
+}
+
+ModuleScheme scheme_of(const weights::DenseWeights&, std::int64_t) {
+  throw Error(ErrorCode::Unsupported, "dense weights have no quantization scheme");
+}
+
 }  // namespace
+
+ModuleScheme scheme_of(std::string module, const weights::LinearWeights& weights, std::int64_t group_size) {
+  ModuleScheme scheme = std::visit([&](const auto& w) { return scheme_of(w, group_size); }, weights);
+  scheme.module = std::move(module);
+  return scheme;
+}
 
 std::optional<QuantizationConfig> find_quantization_config(const Json& config, const std::filesystem::path& folder) {
   for (const char* key : {"quantization_config", "compression_config"}) {

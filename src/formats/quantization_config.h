@@ -14,10 +14,14 @@ namespace nibble::formats {
 /// Errors: Unsupported for a method or variant that nibble does not read; InvalidArgument for wrong types.
 std::optional<QuantizationConfig> find_quantization_config(const Json& config, const std::filesystem::path& folder);
 
+/// How a module with these weights is stored by a format that takes them; `group_size` is the one that was asked for,
+/// so that a layer of a single group counts as grouped where others are.
+ModuleScheme scheme_of(std::string module, const weights::LinearWeights& weights, std::int64_t group_size);
+
 /// The `quantization_config` object to write into config.json for linears written as `format` ("gptq", "gptq_v2",
-/// "awq"): the keys that AutoGPTQ, GPTQModel, AutoAWQ, transformers and vLLM read. bits, group_size, sym, desc_act and
-/// modules_to_not_convert come from `config`; keys of `config.raw` override defaults that are provenance only, such as
-/// damp_percent or static_groups.
+/// "awq", "compressed-tensors"): the keys that the peers read. bits, group_size, sym, desc_act and
+/// modules_to_not_convert come from `config`, what single modules have of their own from `config.modules`; keys of
+/// `config.raw` override defaults that are provenance only, such as damp_percent or static_groups.
 Json make_quantization_config(std::string_view format, const QuantizationConfig& config);
 
 }  // namespace nibble::formats

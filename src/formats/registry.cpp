@@ -3,6 +3,7 @@
 #include <array>
 
 #include "formats/awq.h"
+#include "formats/compressed_tensors.h"
 #include "formats/fp8.h"
 #include "formats/gptq.h"
 #include "formats/linear_format.h"
@@ -15,6 +16,7 @@ using weights::LinearWeights;
 
 constexpr TensorSet kGroupedIntSets[] = {{"qweight", {"qzeros", "scales"}}};
 constexpr TensorSet kFp8Sets[] = {{"weight_scale", {"weight"}}, {"weight_scale_inv", {"weight"}}};
+constexpr TensorSet kCompressedSets[] = {{"weight_packed", {"weight_scale"}}, {"weight_scale", {"weight"}}};
 
 constexpr std::array kFormats{
     LinearFormat{"gptq", "gptq", kGroupedIntSets, parse_gptq_config, make_gptq_config, read_gptq,
@@ -24,6 +26,8 @@ constexpr std::array kFormats{
     LinearFormat{"awq", "awq", kGroupedIntSets, parse_awq_config, make_awq_config, read_awq,
                  [](const LinearWeights& w) { return write_awq(expect_kind<GroupedIntWeights>(w, "awq")); }},
     LinearFormat{"fp8", "fp8", kFp8Sets, parse_fp8_config, make_fp8_config, read_fp8, write_fp8},
+    LinearFormat{"compressed-tensors", "compressed-tensors", kCompressedSets, parse_compressed_tensors_config,
+                 make_compressed_tensors_config, read_compressed_tensors, write_compressed_tensors},
 };
 
 }  // namespace

@@ -97,19 +97,22 @@ weights::GroupedIntWeights read_linear(const Json& spec) {
   return w;
 }
 
-/// SPEC: {"format": "gptq" | "gptq_v2" | "awq", "bits", "group_size", "sym", "desc_act", "linears": […]}.
+/// SPEC: {"format": as formats/registry.cpp names it, "bits", "group_size", "sym", "desc_act", "linears": […]}.
 void write_checkpoint(const Arguments& arguments) {
   const Json spec = read_json_file(arguments.at(0));
   const auto format = get<std::string>(spec, "format");
   CheckpointWriter writer(arguments.at(1));
-  for (const Json& linear : spec["linears"]) {
-    writer.add_linear(get<std::string>(linear, "module"), read_linear(linear), format);
-  }
   QuantizationConfig config;
   config.bits = static_cast<std::int32_t>(get<std::int64_t>(spec, "bits"));
   config.group_size = get<std::int64_t>(spec, "group_size");
   config.sym = get<bool>(spec, "sym");
   config.desc_act = get_or(spec, "desc_act", false);
+  for (const Json& linear : spec["linears"]) {
+    const auto module = get<std::string>(linear, "module");
+    const weights::LinearWeights weights = read_linear(linear);
+    writer.add_linear(module, weights, format);
+    config.modules.push_back(scheme_of(module, weights, config.group_size));
+  }
   writer.finish({Json{{"model_type", "llama"}, {"quantization_config", make_quantization_config(format, config)}}, {}});
 }
 

@@ -1,0 +1,129 @@
+"""compressed-tensors files against compressed-tensors' own compressors (--oracle)."""
+
+import json
+
+import numpy
+import pytest
+from test_formats import MODULE, Linear, load_torch, read_with_nibble, tool, write_with_nibble  # noqa: F401 fixture
+
+pytestmark = pytest.mark.torch
+
+parameters = pytest.mark.parametrize("bits, group_size, sym", [
+    (4, 32, True), (4, 64, False), (4, -1, True), (8, 32, True), (8, -1, False), (3, 32, True), (3, 64, False),
+    (2, 32, True), (2, 32, False),
+])
+
+
+def packed_compressor():
+    from compressed_tensors.compressors import BaseCompressor
+    return BaseCompressor.get_value_from_registry("pack-quantized")
+
+
+def scheme_in(folder):
+    """The scheme that compressed-tensors finds for MODULE in a folder's config.json."""
+    from compressed_tensors.quantization import QuantizationConfig
+    config = QuantizationConfig.model_validate(json.loads((folder / "config.json").read_text())["quantization_config"])
+    assert config.quant_method == "compressed-tensors" and config.quantization_status == "compressed"
+    (scheme,) = config.config_groups.values()
+    assert scheme.targets == ["Linear"]
+    return scheme
+
+
+def save(folder, tensors, scheme, layout):
+    from compressed_tensors.quantization import QuantizationConfig
+    from safetensors.torch import save_file
+    folder.mkdir()
+    config = QuantizationConfig(config_groups={"group_0": scheme}, format=layout, quantization_status="compressed",
+                                ignore=["lm_head", "re:.*router$"])
+    (folder / "config.json").write_text(json.dumps(
+        {"model_type": "llama", "quantization_config": json.loads(config.model_dump_json())}))
+    save_file({f"{MODULE}.{name}": tensor.contiguous() for name, tensor in tensors.items()},
+              folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def make_scheme(bits, group_size, sym, **args):
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(
+        num_bits=bits, symmetric=sym, group_size=group_size, strategy="channel" if group_size == -1 else "group",
+        **args))
+
+
+def compress(linear, scheme):
+    """What compressed-tensors stores for the linear's values."""
+    import torch
+    zeros = (linear.zeros.astype(numpy.int32) - 2 ** (linear.bits - 1)).astype(numpy.int8)
+    return packed_compressor().compress({
+        "weight": torch.from_numpy(linear.values), "weight_scale": torch.from_numpy(linear.scales),
+        "weight_zero_point": torch.from_numpy(zeros)}, scheme)
+
+
+@parameters
+def test_their_decompressor_gives_nibbles_values(tool, tmp_path, bits, group_size, sym):  # noqa: F811
+    linear = Linear(bits, group_size, False, sym, smallest_zero=0)
+    folder = write_with_nibble(tool, tmp_path, linear, {
+        "format": "compressed-tensors", "bits": bits, "group_size": group_size, "sym": sym})
+    scheme = scheme_in(folder)
+    assert (scheme.weights.num_bits, scheme.weights.symmetric) == (bits, sym)
+    theirs = packed_compressor().decompress(load_torch(folder), scheme)["weight"]
+    numpy.testing.assert_array_equal(theirs.numpy(), linear.values.astype(numpy.float16))
+    numpy.testing.assert_array_equal(read_with_nibble(tool, tmp_path, folder, linear), linear.values)
+
+
+@parameters
+def test_nibble_reads_their_files_and_repacks_them_to_the_same_bytes(tool, tmp_path, bits, group_size, sym):  # noqa: F811
+    import torch
+    linear = Linear(bits, group_size, False, sym, smallest_zero=0)
+    tensors = compress(linear, make_scheme(bits, group_size, sym))
+    folder = save(tmp_path / "theirs", tensors, make_scheme(bits, group_size, sym), "pack-quantized")
+    numpy.testing.assert_array_equal(read_with_nibble(tool, tmp_path, folder, linear), linear.values)
+    ours = load_torch(write_with_nibble(tool, tmp_path, linear, {
+        "format": "compressed-tensors", "bits": bits, "group_size": group_size, "sym": sym}))
+    assert ours.keys() == tensors.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == tensors[name].dtype and torch.equal(tensor, tensors[name]), name
+
+
+@pytest.mark.parametrize("preset", ["FP8", "FP8_DYNAMIC", "FP8_BLOCK", "W8A8"])
+def test_nibble_reads_their_bytes(tool, tmp_path, preset):  # noqa: F811
+    import torch
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import preset_name_to_scheme
+    scheme = preset_name_to_scheme(preset, ["Linear"])
+    layout = "int-quantized" if preset == "W8A8" else "float-quantized"
+    linear = Linear(8, -1, False, True, smallest_zero=0, out_features=160, in_features=288)
+    weight = torch.from_numpy(linear.values)
+    limit = 127 if preset == "W8A8" else 448
+    if preset == "FP8":
+        scale = (weight.abs().max() / limit).reshape(1)
+    elif preset == "FP8_BLOCK":
+        padded = torch.nn.functional.pad(weight, (0, 96, 0, 96)).reshape(2, 128, 3, 128)
+        scale = padded.abs().amax(dim=(1, 3)) / limit
+    else:
+        scale = weight.abs().amax(dim=1, keepdim=True) / limit
+    scale = scale.to(torch.bfloat16)
+    compressor = BaseCompressor.get_value_from_registry(layout)
+    tensors = compressor.compress({"weight": weight, "weight_scale": scale}, scheme)
+    if preset == "FP8":
+        tensors["input_scale"] = torch.tensor([0.25])
+    folder = save(tmp_path / "theirs", tensors, scheme, layout)
+    theirs = compressor.decompress(tensors | {"weight_scale": scale.float()}, scheme)["weight"]
+    numpy.testing.assert_array_equal(read_with_nibble(tool, tmp_path, folder, linear), theirs.float().numpy())
+
+
+def test_nibble_reads_the_padded_words_of_releases_before_0_20(tool, tmp_path):  # noqa: F811
+    """Ten values of three bits a word, two bits empty: numpy packs them as those releases did."""
+    import torch
+    linear = Linear(3, 32, False, False, smallest_zero=0)
+
+    def pack(values):  # along the last dimension
+        count = -(-values.shape[1] // 10)
+        padded = numpy.pad(values.astype(numpy.uint32), ((0, 0), (0, count * 10 - values.shape[1])))
+        shifts = numpy.arange(10, dtype=numpy.uint32) * 3
+        words = (padded.reshape(len(values), count, 10) << shifts).sum(axis=2, dtype=numpy.uint32)
+        return torch.from_numpy(words.view(numpy.int32))
+
+    tensors = {"weight_packed": pack(linear.codes), "weight_scale": torch.from_numpy(linear.scales),
+               "weight_zero_point": pack(linear.zeros.T).T, "weight_shape": torch.tensor([linear.out, linear.inputs])}
+    folder = save(tmp_path / "theirs", tensors, make_scheme(3, 32, False), "pack-quantized")
+    numpy.testing.assert_array_equal(read_with_nibble(tool, tmp_path, folder, linear), linear.values)
