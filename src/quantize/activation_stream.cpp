@@ -6,16 +6,26 @@
 #include <utility>
 
 #include "quantize/linear_algebra.h"
+#include "quantize/magnitude_range.h"
 
 namespace nibble::quantize {
 /// Sums up a stage's inputs, chunk after chunk.
 class ActivationStream::Statistics {
  public:
-  explicit Statistics(std::int64_t width)
-      : gram_(Tensor::zeros(DType::F32, {width, width})), magnitude_(static_cast<std::size_t>(width)) {}
+  Statistics(std::int64_t width, const InputStatistics& wanted)
+      : wanted_(wanted), range_(wanted.percentile), key_range_(wanted.percentile), value_range_(wanted.percentile) {
+    if (wanted.kind == InputStatistics::Kind::Range) return;
+    gram_ = Tensor::zeros(DType::F32, {width, width});
+    magnitude_.resize(static_cast<std::size_t>(width));
+  }
 
   void add(const backend::Activation& input, ThreadPool& pool) {
     const Matrix<const float> x = input.values.matrix<float>().block(0, input.num_tokens);
+    num_tokens_ += input.num_tokens;
+    if (wanted_.kind == InputStatistics::Kind::Range) {
+      range_.add(x, pool);
+      return;
+    }
     accumulate_gram(x, gram_.matrix<float>(), pool);
     // Inside a chunk in f32, in a loop over channels that vectorizes; across chunks in f64.
     std::vector<float> chunk(magnitude_.size());
@@ -24,11 +34,25 @@ class ActivationStream::Statistics {
       for (std::size_t k = 0; k < chunk.size(); ++k) chunk[k] += std::abs(row[k]);
     }
     for (std::size_t k = 0; k < chunk.size(); ++k) magnitude_[k] += chunk[k];
-    num_tokens_ += input.num_tokens;
+  }
+
+  /// The keys, rotated, and the values that attention read, in qkv [tokens, q_width + 2 kv_width].
+  void add_keys_and_values(const backend::Activation& qkv, const backend::AttentionSpec& spec, ThreadPool& pool) {
+    if (wanted_.kind != InputStatistics::Kind::Range) return;
+    const Matrix<const float> rows = qkv.values.matrix<float>().block(0, qkv.num_tokens);
+    key_range_.add(rows.columns(spec.q_width(), spec.kv_width()), pool);
+    value_range_.add(rows.columns(spec.q_width() + spec.kv_width(), spec.kv_width()), pool);
   }
 
   StageInputs take() {
     StageInputs inputs;
+    inputs.num_tokens = num_tokens_;
+    if (wanted_.kind == InputStatistics::Kind::Range) {
+      inputs.range = range_.range();
+      inputs.key_range = key_range_.range();
+      inputs.value_range = value_range_.range();
+      return inputs;
+    }
     mirror_upper(gram_.matrix<float>());
     inputs.gram = std::move(gram_);
     inputs.mean_magnitude = Tensor::empty(DType::F32, {static_cast<std::int64_t>(magnitude_.size())});
@@ -36,19 +60,22 @@ class ActivationStream::Statistics {
     for (std::size_t k = 0; k < mean.size(); ++k) {
       mean[k] = static_cast<float>(magnitude_[k] / static_cast<double>(num_tokens_));
     }
-    inputs.num_tokens = num_tokens_;
     return inputs;
   }
 
  private:
+  InputStatistics wanted_;
   Tensor gram_;
   std::vector<double> magnitude_;
+  MagnitudeRange range_;
+  MagnitudeRange key_range_;
+  MagnitudeRange value_range_;
   std::int64_t num_tokens_ = 0;
 };
 
 ActivationStream::ActivationStream(backend::Backend& backend, const backend::Rope& rope,
-                                   const CalibrationSamples& samples)
-    : backend_(backend), rope_(rope), num_tokens_(samples.num_samples * samples.seq_len) {
+                                   const CalibrationSamples& samples, const InputStatistics& wanted)
+    : backend_(backend), rope_(rope), wanted_(wanted), num_tokens_(samples.num_samples * samples.seq_len) {
   for (CalibrationBatch& batch : make_batches(samples))
     chunks_.push_back({.batch = std::move(batch), .hidden = {}, .input = {}});
   chunk_tokens_ = chunks_.front().batch.num_tokens();
@@ -84,7 +111,7 @@ std::vector<StageInputs> ActivationStream::observe(const models::DecoderBlock& b
   reserve(block.spec());
   const std::size_t num_stages = block.spec().stages.size();
   std::vector<Statistics> statistics;
-  for (const backend::Activation& input : state_.stage_input) statistics.emplace_back(input.width());
+  for (const backend::Activation& input : state_.stage_input) statistics.emplace_back(input.width(), wanted_);
   for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
     std::ranges::copy(chunk.hidden.values.span<float>(), state_.hidden.values.span<float>().begin());
     state_.hidden.num_tokens = chunk.hidden.num_tokens;
@@ -101,7 +128,7 @@ std::vector<StageInputs> ActivationStream::observe(const models::DecoderBlock& b
 
 StageInputs ActivationStream::enter(const models::DecoderBlock& block) {
   reserve(block.spec());
-  Statistics statistics(state_.stage_input.front().width());
+  Statistics statistics(state_.stage_input.front().width(), wanted_);
   for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
     std::swap(state_.hidden, chunk.hidden);
     block.prepare(0, context, state_);
@@ -114,13 +141,16 @@ StageInputs ActivationStream::enter(const models::DecoderBlock& block) {
 
 StageInputs ActivationStream::advance(const models::DecoderBlock& block, std::size_t stage_idx) {
   const std::size_t next = stage_idx + 1;
-  Statistics statistics(state_.stage_input[next].width());
+  Statistics statistics(state_.stage_input[next].width(), wanted_);
   for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
     std::swap(state_.hidden, chunk.hidden);
     put_input(chunk, stage_idx);
     block.apply(stage_idx, state_);
     block.prepare(next, context, state_);
     statistics.add(state_.stage_input[next], backend_.pool());
+    if (block.spec().stages[next].prepare == models::Prepare::Attention) {
+      statistics.add_keys_and_values(state_.stage_output[stage_idx], block.spec().attention, backend_.pool());
+    }
     take_input(chunk, next);
     std::swap(state_.hidden, chunk.hidden);
   });

@@ -12,6 +12,16 @@
 
 namespace nibble::quantize {
 
+/// What is summed up of a stage's inputs.
+struct InputStatistics {
+  enum class Kind : std::uint8_t {
+    Gram,   // gram and mean_magnitude
+    Range,  // range, key_range and value_range
+  };
+  Kind kind = Kind::Gram;
+  double percentile = 100;  // of the magnitudes that a range covers
+};
+
 /// The calibration tokens on their way through the model, one stage at a time, in chunks of whole samples. Between
 /// stages it holds the residual stream and the stage's inputs of all tokens; everything else is one chunk's.
 ///
@@ -21,7 +31,8 @@ namespace nibble::quantize {
 class ActivationStream {
  public:
   /// `backend` computes in f32 on the host. All references outlive the stream.
-  ActivationStream(backend::Backend& backend, const backend::Rope& rope, const CalibrationSamples& samples);
+  ActivationStream(backend::Backend& backend, const backend::Rope& rope, const CalibrationSamples& samples,
+                   const InputStatistics& wanted = {});
 
   std::int64_t num_tokens() const { return num_tokens_; }
   void embed(const backend::Embedding& embedding, std::int64_t hidden_size);
@@ -55,6 +66,7 @@ class ActivationStream {
 
   backend::Backend& backend_;
   const backend::Rope& rope_;
+  InputStatistics wanted_;
   std::vector<Chunk> chunks_;
   std::int64_t num_tokens_ = 0;
   std::int64_t chunk_tokens_ = 0;

@@ -33,18 +33,43 @@ std::string_view awq_format(const MethodOptions& options) {
   return options.grid.bits == 4 ? "awq" : gptq_format(options);
 }
 
+void check_fp8(const MethodOptions& options) {
+  const Fp8Options& fp8 = options.fp8;
+  if (fp8.granularity == weights::Fp8Granularity::PerBlock && fp8.activations == ActivationScheme::Static) {
+    throw Error(ErrorCode::InvalidArgument,
+                "--activation-scheme static does not go with blocks, whose activations are scaled per token and 128 "
+                "inputs; choose --weight-strategy channel or tensor");
+  }
+  if (!(fp8.percentile > 0 && fp8.percentile <= 100)) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--range-percentile {}: choose 0 … 100, as in 99.99", fp8.percentile));
+  }
+}
+
+Calibration fp8_calibration(const MethodOptions& options) {
+  const bool is_calibrated =
+      options.fp8.activations == ActivationScheme::Static || options.fp8.kv_cache_scales == KvCacheScales::Calibrated;
+  return is_calibrated ? Calibration::Ranges : Calibration::None;
+}
+
+std::string_view fp8_format(const MethodOptions&) {
+  return "fp8";
+}
+
 template <Calibration kCalibration>
 Calibration always(const MethodOptions&) {
   return kCalibration;
 }
 
 constexpr Method kMethods[] = {
-    {"rtn", "round to nearest: no calibration, the baseline", Symmetry::Symmetric, always<Calibration::None>, check_rtn,
-     make_rtn, gptq_format},
-    {"awq", "scale the channels that matter, then round", Symmetry::Asymmetric, always<Calibration::Block>, check_awq,
-     make_awq, awq_format},
-    {"gptq", "round column by column, later columns absorb the error", Symmetry::Symmetric, always<Calibration::Stages>,
-     check_gptq, make_gptq, gptq_format},
+    {"rtn", "round to nearest: no calibration, the baseline", Makes::GroupedInt, Symmetry::Symmetric,
+     always<Calibration::None>, check_rtn, make_rtn, gptq_format},
+    {"awq", "scale the channels that matter, then round", Makes::GroupedInt, Symmetry::Asymmetric,
+     always<Calibration::Block>, check_awq, make_awq, awq_format},
+    {"gptq", "round column by column, later columns absorb the error", Makes::GroupedInt, Symmetry::Symmetric,
+     always<Calibration::Stages>, check_gptq, make_gptq, gptq_format},
+    {"fp8", "8-bit floats, nearly lossless and half the size", Makes::Fp8, Symmetry::Symmetric, fp8_calibration,
+     check_fp8, make_fp8, fp8_format},
 };
 
 }  // namespace

@@ -31,6 +31,14 @@ void Output::add_stage(const std::vector<FloatLinear>& linears, const std::vecto
   }
 }
 
+void Output::add_kv_scales(const FloatLinear& o_proj, const StageInputs& inputs) {
+  const std::string attention = o_proj.name.substr(0, o_proj.name.rfind('.'));
+  const float key_scale = weights::fp8_scale(inputs.key_range);
+  const float value_scale = weights::fp8_scale(inputs.value_range);
+  writer_.add(attention + ".k_scale", {&key_scale, DType::F32, {1}});
+  writer_.add(attention + ".v_scale", {&value_scale, DType::F32, {1}});
+}
+
 void Output::add_norms(const FloatBlock& block) {
   add_half(block.spec.module_name(block.spec.input_norm) + ".weight", block.input_norm);
   add_half(block.spec.module_name(block.spec.post_attention_norm) + ".weight", block.post_attention_norm);
@@ -58,7 +66,7 @@ void Output::add_half(const std::string& name, TensorView tensor) {
   written_.insert(name);
 }
 
-Json Output::make_config() const {
+formats::QuantizationConfig Output::grouped_int_config() const {
   const MethodOptions& method = options_.method_options;
   formats::QuantizationConfig quantization;
   quantization.bits = method.grid.bits;
@@ -69,12 +77,32 @@ Json Output::make_config() const {
                       {"static_groups", !quantization.desc_act},
                       {"true_sequential", true},
                       {"meta", {{"quantizer", {"nibble"}}, {"method", std::string(plan_.method->name)}}}};
+  return quantization;
+}
+
+formats::QuantizationConfig Output::fp8_config() const {
+  const Fp8Options& fp8 = options_.method_options.fp8;
+  formats::QuantizationConfig quantization;
+  quantization.modules_to_not_convert = {std::string(plan_.architecture->lm_head)};
+  quantization.raw = {{"activation_scheme", fp8.activations == ActivationScheme::Static ? "static" : "dynamic"}};
+  if (fp8.granularity == weights::Fp8Granularity::PerBlock) {
+    quantization.raw["weight_block_size"] = {weights::kFp8BlockSize, weights::kFp8BlockSize};
+  }
+  if (fp8.kv_cache_scales == KvCacheScales::Calibrated) {
+    quantization.raw["kv_cache_scheme"] = {
+        {"num_bits", 8}, {"type", "float"}, {"strategy", "tensor"}, {"dynamic", false}, {"symmetric", true}};
+  }
+  return quantization;
+}
+
+Json Output::make_config() const {
   Json config = source_.config();
   for (const char* key : {"torch_dtype", "dtype"}) {
     if (config.contains(key)) config[key] = "float16";
   }
   config["torch_dtype"] = "float16";
-  config["quantization_config"] = formats::make_quantization_config(format_, quantization);
+  config["quantization_config"] = formats::make_quantization_config(
+      format_, plan_.method->makes == Makes::Fp8 ? fp8_config() : grouped_int_config());
   return config;
 }
 

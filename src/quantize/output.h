@@ -16,6 +16,8 @@ class Output {
   Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options);
 
   void add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized);
+  /// k_scale and v_scale beside `o_proj`, the linear that reads attention.
+  void add_kv_scales(const FloatLinear& o_proj, const StageInputs& inputs);
   /// The block's norms, whether scales were folded into them or not.
   void add_norms(const FloatBlock& block);
   /// Everything else in f16: embedding, final norm, lm_head; then config.json and the tokenizer's files.
@@ -24,6 +26,8 @@ class Output {
 
  private:
   void add_half(const std::string& name, TensorView tensor);
+  formats::QuantizationConfig grouped_int_config() const;
+  formats::QuantizationConfig fp8_config() const;
   Json make_config() const;
 
   const formats::Checkpoint& source_;

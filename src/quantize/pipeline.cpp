@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -33,10 +34,16 @@ class MeanError {
   int count_ = 0;
 };
 
+bool is_finite(const StageInputs& inputs) {
+  if (!inputs.gram.is_empty()) {
+    return std::ranges::all_of(inputs.gram.span<float>(), [](float value) { return std::isfinite(value); });
+  }
+  return std::isfinite(inputs.range) && std::isfinite(inputs.key_range) && std::isfinite(inputs.value_range);
+}
+
 /// Errors: Corrupt, naming the stage by its first linear.
 void expect_finite(const StageInputs& inputs, const std::vector<FloatLinear>& linears) {
-  for (const float value : inputs.gram.span<float>()) {
-    if (std::isfinite(value)) continue;
+  if (!is_finite(inputs)) {
     throw Error(ErrorCode::Corrupt,
                 linears.front().name +
                     ": its input holds NaN or infinity during calibration; the float model is broken "
@@ -81,7 +88,11 @@ class Pipeline {
     rope_ = backend_->make_rope({.inv_freq = models::rope_inverse_frequencies(plan_.config),
                                  .attention_factor = 1,
                                  .max_positions = samples.seq_len});
-    stream_ = std::make_unique<ActivationStream>(*backend_, *rope_, samples);
+    InputStatistics wanted;
+    if (calibration_ == Calibration::Ranges) {
+      wanted = {InputStatistics::Kind::Range, options_.method_options.fp8.percentile};
+    }
+    stream_ = std::make_unique<ActivationStream>(*backend_, *rope_, samples, wanted);
     const std::string table = std::string(plan_.architecture->embedding) + ".weight";
     const auto embedding = backend_->make_embedding({Tensor::borrow(checkpoint_.tensor(table))});
     stream_->embed(*embedding, plan_.config.hidden_size);
@@ -104,9 +115,13 @@ class Pipeline {
       if (stream_) expect_finite(inputs, linears);
       const auto quantized = quantize_stage(linears, inputs);
       output.add_stage(linears, quantized);
+      if (options_.method_options.fp8.kv_cache_scales == KvCacheScales::Calibrated &&
+          block.spec.stages[s].prepare == models::Prepare::Attention) {
+        output.add_kv_scales(linears.front(), inputs);
+      }
       if (!stream_) continue;
       const std::vector<Tensor> dequantized = dequantize_all(quantized);
-      for (std::size_t i = 0; i < linears.size(); ++i) {
+      for (std::size_t i = 0; i < linears.size() && !inputs.gram.is_empty(); ++i) {
         method_error.add(error_of(linears[i], dequantized[i], inputs));
         if (calibration_ == Calibration::Stages) rtn_error.add(error_of_rtn(linears[i], inputs));
       }
@@ -161,7 +176,7 @@ class Pipeline {
   }
 
   void log_block(const BlockReport& block) const {
-    if (!stream_) return;
+    if (!stream_ || calibration_ == Calibration::Ranges) return;
     log::info("{}: output error {:.3f} % (round to nearest: {:.3f} %)", block.name, 100 * block.method_error,
               100 * block.rtn_error);
   }

@@ -92,7 +92,7 @@ void check_is_float(const formats::Checkpoint& checkpoint) {
                           checkpoint.path().string(), quantization->method, quantization->bits));
 }
 
-void check_numbers(const PipelineOptions& options) {
+void check_grid(const PipelineOptions& options) {
   const std::int32_t bits = options.method_options.grid.bits;
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
     throw Error(ErrorCode::InvalidArgument, fmt::format("--bits {}: choose 2, 3, 4 or 8", bits));
@@ -101,6 +101,9 @@ void check_numbers(const PipelineOptions& options) {
   if (!(damp >= 0 && damp <= 1)) {
     throw Error(ErrorCode::InvalidArgument, fmt::format("--damp-percent {}: choose 0 … 1, as in 0.01", damp));
   }
+}
+
+void check_calibration(const PipelineOptions& options) {
   if (options.calibration.num_samples <= 0) throw Error(ErrorCode::InvalidArgument, "--samples must be positive");
   if (options.calibration.seq_len <= 1) throw Error(ErrorCode::InvalidArgument, "--seq-len must be at least 2");
 }
@@ -125,7 +128,8 @@ void check_output(const std::filesystem::path& output) {
 Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& options) {
   Plan plan;
   plan.method = &find_method(options.method);
-  check_numbers(options);
+  if (plan.method->makes == Makes::GroupedInt) check_grid(options);
+  check_calibration(options);
   plan.method->check_options(options.method_options);
   check_output(options.output);
   check_is_float(checkpoint);
@@ -134,9 +138,11 @@ Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& opt
   for (std::int64_t i = 0; i < plan.config.num_hidden_layers; ++i) {
     plan.blocks.push_back(plan.architecture->block(plan.config, i));
   }
-  const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
-  check_group_size(layers, options.method_options.group_size);
-  check_shapes(layers, plan.method->checkpoint_format(options.method_options));
+  if (plan.method->makes == Makes::GroupedInt) {
+    const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
+    check_group_size(layers, options.method_options.group_size);
+    check_shapes(layers, plan.method->checkpoint_format(options.method_options));
+  }
   if (plan.method->calibration(options.method_options) != Calibration::None) check_seq_len(plan.config, options);
   return plan;
 }

@@ -12,6 +12,7 @@
 #include "quantize/float_block.h"
 #include "quantize/grid.h"
 #include "quantize/loss_statistics.h"
+#include "weights/fp8.h"
 #include "weights/linear_weights.h"
 
 namespace nibble::quantize {
@@ -21,6 +22,10 @@ struct StageInputs {
   Tensor gram;            // f32 [in, in], Σ x x^T over the tokens, symmetric: GPTQ's Hessian up to a factor
   Tensor mean_magnitude;  // f32 [in], mean |x|
   std::int64_t num_tokens = 0;
+  /// Calibration::Ranges: what |x| spans, and what the keys and values span that attention made this input of.
+  float range = 0;
+  float key_range = 0;
+  float value_range = 0;
 };
 
 /// Where the groups of --desc-act come from.
@@ -32,6 +37,20 @@ enum class GroupIndex : std::uint8_t {
 /// How codes are chosen once the grids are known.
 enum class Rounding : std::uint8_t { Nearest, Gptq };
 
+/// How FP8 activations get their scales when the model runs.
+enum class ActivationScheme : std::uint8_t { Dynamic, Static };  // per token or 128 inputs; fixed by calibration
+
+/// Keys and values of a served FP8 model's cache.
+enum class KvCacheScales : std::uint8_t { None, Calibrated };
+
+struct Fp8Options {
+  weights::Fp8Granularity granularity = weights::Fp8Granularity::PerChannel;
+  ActivationScheme activations = ActivationScheme::Dynamic;
+  KvCacheScales kv_cache_scales = KvCacheScales::None;
+  /// Of the magnitudes that static scales span; 100: the largest. The rest is clipped.
+  double percentile = 100;
+};
+
 /// What every method may read; a method names in `check` what it cannot do.
 struct MethodOptions {
   GridFormat grid;
@@ -39,6 +58,7 @@ struct MethodOptions {
   GroupIndex group_index = GroupIndex::Trivial;
   double damp_percent = 0.01;             // of the mean diagonal, added to GPTQ's Hessian
   Rounding rounding = Rounding::Nearest;  // AWQ
+  Fp8Options fp8;
 
   /// Inputs that share a scale in a linear of `in_features`.
   std::int64_t group_size_of(std::int64_t in_features) const { return group_size == -1 ? in_features : group_size; }
@@ -47,6 +67,7 @@ struct MethodOptions {
 /// What a method must see of the calibration data.
 enum class Calibration : std::uint8_t {
   None,    // weights only
+  Ranges,  // what each stage's inputs span, predecessors quantized
   Stages,  // each stage's inputs, predecessors quantized
   Block,   // the whole float block's first, to rescale it; then as Stages
   Loss,    // the end loss of the float model: blocks come last to first, each linear is quantized on its own
@@ -79,10 +100,14 @@ class Quantizer {
   }
 };
 
+/// What the linears of a method become.
+enum class Makes : std::uint8_t { GroupedInt, Fp8 };
+
 /// One row of the table in methods.cpp.
 struct Method {
   std::string_view name;
   std::string_view summary;
+  Makes makes;  // flags about grids and groups have no meaning for Fp8
   Symmetry default_symmetry;
   Calibration (*calibration)(const MethodOptions& options);
   /// Errors: InvalidArgument naming the flag, for options without meaning in this method.
@@ -99,5 +124,6 @@ const Method& find_method(std::string_view name);
 std::unique_ptr<Quantizer> make_rtn(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_gptq(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_awq(const MethodOptions& options);
+std::unique_ptr<Quantizer> make_fp8(const MethodOptions& options);
 
 }  // namespace nibble::quantize

@@ -59,8 +59,7 @@ std::uint32_t largest_magnitude(std::span<const float> values) {
 }
 
 float scale_of(std::uint32_t largest) {
-  const float scale = std::bit_cast<float>(largest) / kFp8Largest;
-  return scale > 0 ? scale : 1.0f;
+  return fp8_scale(std::bit_cast<float>(largest));
 }
 
 void round_run(std::span<const float> values, float scale, std::uint8_t* codes) {
@@ -161,6 +160,11 @@ class Fp8Rounding {
 };
 
 }  // namespace
+
+float fp8_scale(float largest) {
+  const float scale = largest / kFp8Largest;
+  return scale > 0 ? scale : 1.0f;
+}
 
 std::vector<Fp8Weights> quantize_fp8(std::span<const TensorView> parts, Fp8Granularity granularity, ThreadPool& pool) {
   std::vector<Fp8Weights> quantized;

@@ -24,6 +24,9 @@ inline constexpr std::int64_t kFp8BlockSize = 128;
 /// The largest E4M3 number.
 inline constexpr float kFp8Largest = 448;
 
+/// The scale that puts `largest`, a finite magnitude, on the largest code: largest / 448, or 1 for 0.
+float fp8_scale(float largest);
+
 /// scale = absmax / 448, or 1 where all weights are zero; code = cast(clamp(weight / scale, ±448)), with the division
 /// in f32: torch's `(w / scale).clamp(-448, 448).to(float8_e4m3fn)`, bit for bit.
 /// `parts` [out_features, in_features] in f32, f16 or bf16 are linears that share an input. No f32 copy is made.

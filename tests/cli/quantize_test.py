@@ -76,6 +76,23 @@ class Quantize(unittest.TestCase):
         self.assertEqual((code, config), (1, None))
         self.assertIn("--sym, --asym and --zero_point contradict one another", message)
 
+    def test_flags_without_meaning_are_named_in_one_line(self):
+        code, config, message = self.quantize(self.model, "--method", "fp8", "--w_bit", "4", "--group-size", "128",
+                                              "--zero_point", "true")
+        self.assertEqual((code, config["quant_method"], config["activation_scheme"]), (0, "fp8", "dynamic"))
+        done = subprocess.run([NIBBLE, "quantize", self.model, "--output", self.folder / "again", "--method", "fp8",
+                               "--w_bit", "4", "--group-size", "128"], capture_output=True, timeout=60, text=True)
+        self.assertIn("ignored, because fp8 has no use for it: --bits, --group-size\n", done.stderr)
+        code, config, _ = self.quantize(self.model, "--method", "rtn", "--group-size", "32", "--kv-cache-scales",
+                                        "--weight-strategy", "block")
+        self.assertEqual((code, config["quant_method"]), (0, "gptq"))
+
+    def test_fp8_blocks_take_no_static_activations(self):
+        code, _, message = self.quantize(self.model, "--method", "fp8", "--weight-strategy", "block",
+                                         "--activation-scheme", "static")
+        self.assertEqual(code, 1)
+        self.assertIn("--activation-scheme static does not go with blocks", message)
+
     def test_the_model_is_named_once(self):
         for flags in [[], [self.model, "--model", self.model]]:
             code, _, message = self.quantize("--method", "rtn", *flags)

@@ -33,6 +33,11 @@ struct QuantizeFlags {
   std::string zero_point;  // "" where it was not given
   std::string desc_act;
   std::string rounding = "nearest";
+  std::string weight_strategy = "channel";
+  std::string activation_scheme = "dynamic";
+  bool kv_cache_scales = false;
+  std::vector<const CLI::Option*> integer_only;  // flags about grids and groups
+  std::vector<const CLI::Option*> fp8_only;
   quantize::PipelineOptions pipeline;
 };
 
@@ -84,11 +89,34 @@ Symmetry symmetry_of(const QuantizeFlags& flags, const quantize::Method& method)
   return asked.value_or(method.default_symmetry);
 }
 
+/// Flags that were given and have no meaning for the method, in one line.
+void name_ignored(const std::vector<const CLI::Option*>& options, const quantize::Method& method) {
+  std::string names;
+  for (const CLI::Option* option : options) {
+    if (option->count() > 0) names += (names.empty() ? "--" : ", --") + option->get_lnames().front();
+  }
+  if (!names.empty()) log::warning("ignored, because {} has no use for it: {}", method.name, names);
+}
+
+quantize::Fp8Options fp8_options(const QuantizeFlags& flags) {
+  using weights::Fp8Granularity;
+  quantize::Fp8Options options = flags.pipeline.method_options.fp8;
+  options.granularity = flags.weight_strategy == "tensor"  ? Fp8Granularity::PerTensor
+                        : flags.weight_strategy == "block" ? Fp8Granularity::PerBlock
+                                                           : Fp8Granularity::PerChannel;
+  if (flags.activation_scheme == "static") options.activations = quantize::ActivationScheme::Static;
+  if (flags.kv_cache_scales) options.kv_cache_scales = quantize::KvCacheScales::Calibrated;
+  return options;
+}
+
 quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   quantize::PipelineOptions options = flags.pipeline;
   options.model = hub::resolve_model(flags.model.empty() ? flags.model_option : flags.model);
   options.method = flags.method;
   const quantize::Method& method = quantize::find_method(flags.method);
+  const bool is_fp8 = method.makes == quantize::Makes::Fp8;
+  name_ignored(is_fp8 ? flags.integer_only : flags.fp8_only, method);
+  if (is_fp8) options.method_options.fp8 = fp8_options(flags);
   options.method_options.grid.symmetry = symmetry_of(flags, method);
   options.method_options.group_index =
       parse_switch(flags.desc_act) == true ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
@@ -110,8 +138,50 @@ int run_quantize(const QuantizeFlags& flags) {
 }
 
 /// `--name`, `--name true`, `--name=false`.
-void add_switch(CLI::App& command, const std::string& names, std::string& value, const std::string& description) {
-  command.add_option(names, value, description)->expected(0, 1)->default_str("true")->type_name("[true|false]");
+CLI::Option* add_switch(CLI::App& command, const std::string& names, std::string& value,
+                        const std::string& description) {
+  return command.add_option(names, value, description)->expected(0, 1)->default_str("true")->type_name("[true|false]");
+}
+
+void register_integer_flags(CLI::App& command, QuantizeFlags& flags) {
+  quantize::MethodOptions& method = flags.pipeline.method_options;
+  flags.integer_only = {
+      command.add_option("--bits,--w_bit,--w-bit", method.grid.bits, "bits a weight: 2, 3, 4 or 8")
+          ->capture_default_str(),
+      command
+          .add_option("--group-size,--q_group_size,--q-group-size", method.group_size,
+                      "inputs that share a scale; -1: a whole row")
+          ->capture_default_str(),
+      command.add_flag("--sym", flags.sym, "symmetric grids (the default of gptq and rtn)"),
+      command.add_flag("--asym", flags.asym, "grids with zero points (the default of awq)"),
+      add_switch(command, "--zero_point,--zero-point", flags.zero_point, "as --asym; false: as --sym"),
+      add_switch(command, "--desc_act,--desc-act", flags.desc_act,
+                 "GPTQ: groups of columns by falling importance (writes g_idx)"),
+      command
+          .add_option("--damp-percent", method.damp_percent,
+                      "GPTQ: part of the mean diagonal that is added to the Hessian")
+          ->capture_default_str(),
+      command.add_option("--rounding", flags.rounding, "AWQ: codes by rounding to nearest or by GPTQ")
+          ->check(CLI::IsMember({"nearest", "gptq"}))
+          ->capture_default_str()};
+}
+
+void register_fp8_flags(CLI::App& command, QuantizeFlags& flags) {
+  flags.fp8_only = {
+      command.add_option("--weight-strategy", flags.weight_strategy, "FP8: what shares a scale; block: 128 x 128")
+          ->check(CLI::IsMember({"tensor", "channel", "block"}))
+          ->capture_default_str(),
+      command
+          .add_option("--activation-scheme", flags.activation_scheme,
+                      "FP8: activation scales found while serving, or fixed by calibration")
+          ->check(CLI::IsMember({"dynamic", "static"}))
+          ->capture_default_str(),
+      command
+          .add_option("--range-percentile", flags.pipeline.method_options.fp8.percentile,
+                      "FP8: part of the calibration values that fixed scales span; the rest is clipped")
+          ->capture_default_str(),
+      command.add_flag("--kv-cache-scales", flags.kv_cache_scales,
+                       "FP8: also calibrate scales of keys and values, for --kv-cache-dtype fp8")};
 }
 
 }  // namespace
@@ -123,29 +193,13 @@ std::function<int()> add_quantize(CLI::App& command) {
   command.add_option("--model", flags->model_option, "the same, as a flag")->type_name("MODEL");
   command.add_option("--method", flags->method, methods_text())->required()->type_name("METHOD");
   command.add_option("--output,-o", pipeline.output, "folder to write")->required()->type_name("DIR");
-  command.add_option("--bits,--w_bit,--w-bit", pipeline.method_options.grid.bits, "bits a weight: 2, 3, 4 or 8")
-      ->capture_default_str();
-  command
-      .add_option("--group-size,--q_group_size,--q-group-size", pipeline.method_options.group_size,
-                  "inputs that share a scale; -1: a whole row")
-      ->capture_default_str();
-  command.add_flag("--sym", flags->sym, "symmetric grids (the default of gptq and rtn)");
-  command.add_flag("--asym", flags->asym, "grids with zero points (the default of awq)");
-  add_switch(command, "--zero_point,--zero-point", flags->zero_point, "as --asym; false: as --sym");
-  add_switch(command, "--desc_act,--desc-act", flags->desc_act,
-             "GPTQ: groups of columns by falling importance (writes g_idx)");
+  register_integer_flags(command, *flags);
+  register_fp8_flags(command, *flags);
   command.add_option("--calibration", flags->calibration, "text or JSON lines; self: the model writes its own [self]")
       ->type_name("FILE|self");
   command.add_option("--samples", pipeline.calibration.num_samples, "calibration samples")->capture_default_str();
   command.add_option("--seq-len", pipeline.calibration.seq_len, "tokens a sample")->capture_default_str();
   command.add_option("--seed", pipeline.calibration.seed, "which samples are drawn")->capture_default_str();
-  command
-      .add_option("--damp-percent", pipeline.method_options.damp_percent,
-                  "GPTQ: part of the mean diagonal that is added to the Hessian")
-      ->capture_default_str();
-  command.add_option("--rounding", flags->rounding, "AWQ: codes by rounding to nearest or by GPTQ")
-      ->check(CLI::IsMember({"nearest", "gptq"}))
-      ->capture_default_str();
   command.add_option("--device", pipeline.device, "where attention of the calibration passes runs")
       ->check(CLI::IsMember({"auto", "cpu", "reference"}))
       ->capture_default_str();
