@@ -21,6 +21,7 @@ namespace {
 
 // Large enough that packing the panels costs little beside the product, small enough to share between threads.
 constexpr std::int64_t kTokenBlock = 256;
+constexpr std::int64_t kOutputBlock = 4096;
 constexpr std::int64_t kGramBlock = 256;
 
 /// Runs before OpenBLAS's own start (default priority), which reads its environment once. It must start no threads: our
@@ -89,17 +90,48 @@ void store_upper(const std::vector<T>& a, Matrix<float> h) {
   }
 }
 
+/// A part of a result: rows from `row`, columns from `col`.
+struct Block {
+  std::int64_t row;
+  std::int64_t col;
+  Matrix<float> to;
+};
+
+/// Calls body(block) for every block of `to`, on the pool's threads.
+template <class Body>
+void for_each_block(Matrix<float> to, std::int64_t block_rows, std::int64_t block_cols, ThreadPool& pool,
+                    const Body& body) {
+  const std::int64_t row_blocks = (to.rows + block_rows - 1) / block_rows;
+  const std::int64_t col_blocks = (to.cols + block_cols - 1) / block_cols;
+  pool.run(row_blocks * col_blocks, [&](std::int64_t task, int) {
+    const std::int64_t row = task / col_blocks * block_rows;
+    const std::int64_t col = task % col_blocks * block_cols;
+    body(Block{row, col,
+               to.block(row, std::min(block_rows, to.rows - row)).columns(col, std::min(block_cols, to.cols - col))});
+  });
+}
+
 }  // namespace
 
 void multiply_transposed(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, ThreadPool& pool) {
   check(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, "multiply_transposed: shapes");
-  const std::int64_t num_blocks = (x.rows + kTokenBlock - 1) / kTokenBlock;
-  pool.run(num_blocks, [&](std::int64_t block, int) {
-    const std::int64_t first = block * kTokenBlock;
-    const std::int64_t count = std::min(kTokenBlock, x.rows - first);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, blas_size(count), blas_size(w.rows), blas_size(x.cols), 1.0f,
-                x.row(first), blas_size(x.row_stride), w.data, blas_size(w.row_stride), 0.0f, y.row(first),
-                blas_size(y.row_stride));
+  for_each_block(y, kTokenBlock, kOutputBlock, pool, [&](Block block) {
+    multiply_add({x.block(block.row, block.to.rows)}, transposed(w.block(block.col, block.to.cols)), 1, 0, block.to);
+  });
+}
+
+void accumulate_untransposed(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, ThreadPool& pool) {
+  check(x.cols == w.rows && y.rows == x.rows && y.cols == w.cols, "accumulate_untransposed: shapes");
+  for_each_block(y, kTokenBlock, kOutputBlock, pool, [&](Block block) {
+    multiply_add({x.block(block.row, block.to.rows)}, {w.columns(block.col, block.to.cols)}, 1, 1, block.to);
+  });
+}
+
+void accumulate_product(Matrix<const float> a, Matrix<const float> b, Matrix<float> to, ThreadPool& pool) {
+  check(a.rows == b.rows && to.rows == a.cols && to.cols == b.cols, "accumulate_product: shapes");
+  for_each_block(to, kGramBlock, kGramBlock, pool, [&](Block block) {
+    multiply_add(transposed(a.columns(block.row, block.to.rows)), {b.columns(block.col, block.to.cols)}, 1, 1,
+                 block.to);
   });
 }
 
@@ -130,16 +162,21 @@ void mirror_upper(Matrix<float> square) {
 }
 
 void subtract_product(Matrix<const float> a, Matrix<const float> b, Matrix<float> to) {
-  if (to.rows == 0) return;
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, blas_size(to.rows), blas_size(to.cols), blas_size(a.rows), -1.0f,
-              a.data, blas_size(a.row_stride), b.data, blas_size(b.row_stride), 1.0f, to.data,
-              blas_size(to.row_stride));
+  multiply_add(transposed(a), {b}, -1, 1, to);
 }
 
 void multiply(Matrix<const float> square, Matrix<const float> b, Matrix<float> to) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, blas_size(square.rows), blas_size(b.cols),
-              blas_size(square.cols), 1.0f, square.data, blas_size(square.row_stride), b.data, blas_size(b.row_stride),
-              0.0f, to.data, blas_size(to.row_stride));
+  multiply_add({square}, {b}, 1, 0, to);
+}
+
+void multiply_add(const Factor& a, const Factor& b, float scale, float keep, Matrix<float> to) {
+  if (to.rows == 0 || to.cols == 0) return;
+  const bool a_transposed = a.layout == Factor::Layout::Transposed;
+  const std::int64_t depth = a_transposed ? a.matrix.rows : a.matrix.cols;
+  cblas_sgemm(CblasRowMajor, a_transposed ? CblasTrans : CblasNoTrans,
+              b.layout == Factor::Layout::Transposed ? CblasTrans : CblasNoTrans, blas_size(to.rows),
+              blas_size(to.cols), blas_size(depth), scale, a.matrix.data, blas_size(a.matrix.row_stride), b.matrix.data,
+              blas_size(b.matrix.row_stride), keep, to.data, blas_size(to.row_stride));
 }
 
 bool invert_to_upper_cholesky(Matrix<float> h) {

@@ -13,6 +13,12 @@ namespace nibble::quantize {
 /// y = x w^T     x [tokens, in], w [out, in], y [tokens, out]
 void multiply_transposed(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, ThreadPool& pool);
 
+/// y += x w     x [tokens, out], w [out, in], y [tokens, in]
+void accumulate_untransposed(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, ThreadPool& pool);
+
+/// to += a^T b     a [tokens, m], b [tokens, n], to [m, n]
+void accumulate_product(Matrix<const float> a, Matrix<const float> b, Matrix<float> to, ThreadPool& pool);
+
 /// gram += x^T x     x [tokens, features], gram [features, features]: only its upper triangle is read and written.
 void accumulate_gram(Matrix<const float> x, Matrix<float> gram, ThreadPool& pool);
 
@@ -24,6 +30,18 @@ void subtract_product(Matrix<const float> a, Matrix<const float> b, Matrix<float
 
 /// to = square b   square [m, m] symmetric, b [m, n], to [m, n]. On the calling thread.
 void multiply(Matrix<const float> square, Matrix<const float> b, Matrix<float> to);
+
+/// A factor of a product, as it stands or transposed.
+struct Factor {
+  Matrix<const float> matrix;
+  enum class Layout : std::uint8_t { Plain, Transposed } layout = Layout::Plain;
+};
+inline Factor transposed(Matrix<const float> matrix) {
+  return {matrix, Factor::Layout::Transposed};
+}
+
+/// to = scale a b + keep to. On the calling thread.
+void multiply_add(const Factor& a, const Factor& b, float scale, float keep, Matrix<float> to);
 
 /// Replaces the symmetric `h` [n, n] by the upper triangular U with U^T U = h^-1 (zeros below the diagonal); in f32,
 /// and once more in f64 where that fails. Returns false, `h` destroyed, where h is not positive definite.

@@ -1,0 +1,62 @@
+#include "quantize/block_inputs.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "core/error.h"
+
+namespace nibble::quantize {
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& path, std::string_view what) {
+  throw Error(ErrorCode::Unavailable, fmt::format("{}: {} the scratch file of the backward pass: {}", path.string(),
+                                                  what, std::strerror(errno)));
+}
+
+}  // namespace
+
+BlockInputs::BlockInputs(const std::filesystem::path& folder, std::int64_t num_tokens, std::int64_t width)
+    : num_tokens_(num_tokens), width_(width) {
+  std::string pattern = (folder / "nibble-backward-XXXXXX").string();
+  descriptor_ = ::mkostemp(pattern.data(), O_CLOEXEC);
+  path_ = pattern;
+  if (descriptor_ < 0) fail(folder, "cannot create");
+  ::unlink(pattern.c_str());  // it lives as long as it is open, whatever happens to this process
+}
+
+BlockInputs::~BlockInputs() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void BlockInputs::store(std::int64_t block_idx, std::int64_t first_token, Matrix<const float> hidden) {
+  const auto bytes = std::as_bytes(std::span(hidden.data, static_cast<std::size_t>(hidden.rows * width_)));
+  std::int64_t offset = offset_of(block_idx, first_token);
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t count = ::pwrite(descriptor_, bytes.data() + done, bytes.size() - done, offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) fail(path_, "cannot write");
+    done += static_cast<std::size_t>(count);
+    offset += count;
+  }
+}
+
+void BlockInputs::load(std::int64_t block_idx, std::int64_t first_token, Matrix<float> hidden) const {
+  const auto bytes = std::as_writable_bytes(std::span(hidden.data, static_cast<std::size_t>(hidden.rows * width_)));
+  std::int64_t offset = offset_of(block_idx, first_token);
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t count = ::pread(descriptor_, bytes.data() + done, bytes.size() - done, offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) fail(path_, "cannot read");
+    done += static_cast<std::size_t>(count);
+    offset += count;
+  }
+}
+
+}  // namespace nibble::quantize

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+#include "core/tensor.h"
+
+namespace nibble::quantize {
+
+/// The residual stream in front of every block, in a scratch file that is gone with this object. f32: a block that is
+/// recomputed from f16 has gradients that are off by half a per cent. One thread calls it.
+class BlockInputs {
+ public:
+  /// Errors: Unavailable, naming the folder.
+  BlockInputs(const std::filesystem::path& folder, std::int64_t num_tokens, std::int64_t width);
+  ~BlockInputs();
+  BlockInputs(const BlockInputs&) = delete;
+  BlockInputs& operator=(const BlockInputs&) = delete;
+
+  /// hidden [tokens, width], contiguous: tokens from `first_token` of block `block_idx`.
+  void store(std::int64_t block_idx, std::int64_t first_token, Matrix<const float> hidden);
+  void load(std::int64_t block_idx, std::int64_t first_token, Matrix<float> hidden) const;
+
+ private:
+  std::int64_t offset_of(std::int64_t block_idx, std::int64_t token) const {
+    return (block_idx * num_tokens_ + token) * width_ * static_cast<std::int64_t>(sizeof(float));
+  }
+
+  std::filesystem::path path_;
+  std::int64_t num_tokens_;
+  std::int64_t width_;
+  int descriptor_ = -1;
+};
+
+}  // namespace nibble::quantize
