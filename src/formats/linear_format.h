@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -67,6 +68,8 @@ struct LinearFormat {
   /// Errors: Unsupported with the reason and what to do; a struct that the format does not hold is named
   /// (expect_kind).
   std::vector<NamedTensor> (*write)(const weights::LinearWeights& weights);
+  /// Name and text of files that old readers look for beside config.json; null for none.
+  std::vector<std::pair<std::string, std::string>> (*make_side_files)(const QuantizationConfig& config) = nullptr;
 };
 
 /// Errors: Unsupported "dense f16 cannot be written as 'awq'".

@@ -149,4 +149,11 @@ Json make_quantization_config(std::string_view format, const QuantizationConfig&
   return row.make_config(written);
 }
 
+std::vector<std::pair<std::string, std::string>> make_quantization_side_files(std::string_view format,
+                                                                              const QuantizationConfig& config) {
+  const LinearFormat& row = find_linear_format(format);
+  if (row.make_side_files == nullptr) return {};
+  return row.make_side_files(config);
+}
+
 }  // namespace nibble::formats

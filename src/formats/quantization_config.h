@@ -2,6 +2,10 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "core/json.h"
 #include "formats/checkpoint.h"
@@ -23,5 +27,9 @@ ModuleScheme scheme_of(std::string module, const weights::LinearWeights& weights
 /// modules_to_not_convert come from `config`, what single modules have of their own from `config.modules`; keys of
 /// `config.raw` override defaults that are provenance only, such as damp_percent or static_groups.
 Json make_quantization_config(std::string_view format, const QuantizationConfig& config);
+
+/// Name and text of the files that readers of `format` look for beside config.json, mostly none.
+std::vector<std::pair<std::string, std::string>> make_quantization_side_files(std::string_view format,
+                                                                              const QuantizationConfig& config);
 
 }  // namespace nibble::formats

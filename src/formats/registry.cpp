@@ -7,14 +7,17 @@
 #include "formats/fp8.h"
 #include "formats/gptq.h"
 #include "formats/linear_format.h"
+#include "formats/squeezellm.h"
 
 namespace nibble::formats {
 namespace {
 
+using weights::CodebookWeights;
 using weights::GroupedIntWeights;
 using weights::LinearWeights;
 
 constexpr TensorSet kGroupedIntSets[] = {{"qweight", {"qzeros", "scales"}}};
+constexpr TensorSet kCodebookSets[] = {{"qweight", {"lookup_table"}}};
 constexpr TensorSet kFp8Sets[] = {{"weight_scale", {"weight"}}, {"weight_scale_inv", {"weight"}}};
 constexpr TensorSet kCompressedSets[] = {{"weight_packed", {"weight_scale"}}, {"weight_scale", {"weight"}}};
 
@@ -28,6 +31,10 @@ constexpr std::array kFormats{
     LinearFormat{"fp8", "fp8", kFp8Sets, parse_fp8_config, make_fp8_config, read_fp8, write_fp8},
     LinearFormat{"compressed-tensors", "compressed-tensors", kCompressedSets, parse_compressed_tensors_config,
                  make_compressed_tensors_config, read_compressed_tensors, write_compressed_tensors},
+    LinearFormat{"squeezellm", "squeezellm", kCodebookSets, parse_squeezellm_config, make_squeezellm_config,
+                 read_squeezellm,
+                 [](const LinearWeights& w) { return write_squeezellm(expect_kind<CodebookWeights>(w, "squeezellm")); },
+                 make_squeezellm_side_files},
 };
 
 }  // namespace

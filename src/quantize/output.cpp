@@ -48,8 +48,10 @@ void Output::finish() {
   for (const std::string& name : source_.tensor_names()) {
     if (!written_.contains(name)) add_half(name, source_.tensor(name));
   }
+  const formats::QuantizationConfig quantization = make_quantization();
   formats::CheckpointFiles files;
-  files.config = make_config();
+  files.config = make_config(quantization);
+  files.texts = formats::make_quantization_side_files(format_, quantization);
   for (const char* name : kSideFiles) {
     if (auto text = source_.side_file(name)) files.texts.emplace_back(name, std::move(*text));
   }
@@ -64,6 +66,10 @@ void Output::add_half(const std::string& name, TensorView tensor) {
   }
   writer_.add(name, half);
   written_.insert(name);
+}
+
+formats::QuantizationConfig Output::make_quantization() const {
+  return plan_.method->makes == Makes::Fp8 ? fp8_config() : grouped_int_config();
 }
 
 formats::QuantizationConfig Output::grouped_int_config() const {
@@ -95,14 +101,13 @@ formats::QuantizationConfig Output::fp8_config() const {
   return quantization;
 }
 
-Json Output::make_config() const {
+Json Output::make_config(const formats::QuantizationConfig& quantization) const {
   Json config = source_.config();
   for (const char* key : {"torch_dtype", "dtype"}) {
     if (config.contains(key)) config[key] = "float16";
   }
   config["torch_dtype"] = "float16";
-  config["quantization_config"] = formats::make_quantization_config(
-      format_, plan_.method->makes == Makes::Fp8 ? fp8_config() : grouped_int_config());
+  config["quantization_config"] = formats::make_quantization_config(format_, quantization);
   return config;
 }
 

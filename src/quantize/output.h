@@ -26,9 +26,10 @@ class Output {
 
  private:
   void add_half(const std::string& name, TensorView tensor);
+  formats::QuantizationConfig make_quantization() const;
   formats::QuantizationConfig grouped_int_config() const;
   formats::QuantizationConfig fp8_config() const;
-  Json make_config() const;
+  Json make_config(const formats::QuantizationConfig& quantization) const;
 
   const formats::Checkpoint& source_;
   const Plan& plan_;

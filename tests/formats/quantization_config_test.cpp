@@ -54,8 +54,15 @@ TEST(QuantizationConfig, RefusesMethodsItDoesNotRead) {
                [&] { find_quantization_config({{"quantization_config", Json::object()}}, folder.path()); });
   expect_error(ErrorCode::InvalidArgument, "expected an object",
                [&] { find_quantization_config({{"quantization_config", "gptq"}}, folder.path()); });
-  folder.write("quant_config.json", R"({"wbits": 4})");
-  expect_error(ErrorCode::Unsupported, "squeezellm", [&] { find_quantization_config(Json::object(), folder.path()); });
+}
+
+TEST(QuantizationConfig, TakesASideFileWithNothingButWbitsForSqueezeLlm) {
+  const TemporaryFolder folder;
+  folder.write("quant_config.json", R"({"wbits": 3})");
+  const auto found = find_quantization_config(Json::object(), folder.path());
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->method, "squeezellm");
+  EXPECT_EQ(found->bits, 3);
 }
 
 TEST(QuantizationConfig, MakesAwqsKeys) {

@@ -71,4 +71,45 @@ inline RandomGroupedInt make_random_grouped_int(const GroupedIntShape& shape, st
   return made;
 }
 
+struct CodebookShape {
+  std::int64_t out_features = 8;
+  std::int64_t in_features = 64;
+  std::int32_t bits = 4;
+  double sparsity = 0;  // share of inputs that have a sparse value as well
+  DType table_dtype = DType::F16;
+};
+
+/// Random codes, tables and sparse values at ascending columns.
+inline CodebookWeights make_random_codebook(const CodebookShape& shape, std::mt19937& random) {
+  CodebookWeights w;
+  w.out_features = shape.out_features;
+  w.in_features = shape.in_features;
+  w.bits = shape.bits;
+  w.codes = Tensor::empty(DType::U8, {w.out_features, packed_row_bytes(w.in_features, w.bits)});
+  std::vector<std::uint8_t> row(static_cast<std::size_t>(w.in_features));
+  std::vector<std::int32_t> rows{0};
+  std::vector<std::int32_t> cols;
+  std::vector<float> vals;
+  std::normal_distribution<float> normal;
+  for (std::int64_t o = 0; o < w.out_features; ++o) {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      row[i] = static_cast<std::uint8_t>(random() % (1u << w.bits));
+      if (std::uniform_real_distribution<double>()(random) >= shape.sparsity) continue;
+      cols.push_back(static_cast<std::int32_t>(i));
+      vals.push_back(normal(random));
+    }
+    rows.push_back(static_cast<std::int32_t>(cols.size()));
+    pack_codes(row, w.bits, w.codes.matrix<std::uint8_t>().row_span(o));
+  }
+  Tensor table = Tensor::empty(DType::F32, {w.out_features, std::int64_t{1} << w.bits});
+  for (float& value : table.span<float>()) value = normal(random);
+  w.lookup_table = to_dtype(table, shape.table_dtype);
+  if (cols.empty()) return w;
+  const auto count = static_cast<std::int64_t>(cols.size());
+  w.rows = Tensor::copy_of({rows.data(), DType::I32, {w.out_features + 1}});
+  w.cols = Tensor::copy_of({cols.data(), DType::I32, {count}});
+  w.vals = Tensor::copy_of({vals.data(), DType::F32, {count}});
+  return w;
+}
+
 }  // namespace nibble::weights
