@@ -60,7 +60,7 @@ Tensor pack_nibbles(std::int64_t rows, std::int64_t cols, Load&& load) {
 
 void check_writable(const GroupedIntWeights& w) {
   const auto refuse = [](const std::string& reason) {
-    throw Error(ErrorCode::Unsupported, "AWQ " + reason + "; use --method gptq, or leave the layer in f16");
+    throw Error(ErrorCode::Unsupported, "AWQ " + reason + "; write the gptq format, or leave the layer in f16");
   };
   if (w.bits != 4) refuse(fmt::format("holds 4 bits only, these weights have {}", w.bits));
   if (w.has_g_idx()) refuse("has no g_idx, so act-order weights do not fit");

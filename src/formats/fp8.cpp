@@ -88,6 +88,23 @@ Tensor reshaped(const Tensor& tensor, const Shape& shape) {
   return Tensor::copy_of({tensor.view().data(), tensor.dtype(), shape});
 }
 
+/// What `raw` says; where it says nothing, what the written modules show.
+Json fp8_keys(const QuantizationConfig& config) {
+  Json keys = config.raw.is_object() ? config.raw : Json::object();
+  for (const ModuleScheme& module : config.modules) {
+    const char* scheme = module.static_activations ? "static" : "dynamic";
+    if (!keys.contains("activation_scheme")) keys["activation_scheme"] = scheme;
+    if (module.group_size > 0 && !keys.contains("weight_block_size")) {
+      keys["weight_block_size"] = {module.group_size, module.group_size};
+    }
+    if (keys["activation_scheme"] == scheme) continue;
+    throw Error(ErrorCode::Unsupported, fmt::format("{}: its activation scale is {}, that of other modules is not, and "
+                                                    "quant_method fp8 has one scheme for all",
+                                                    module.module, scheme));
+  }
+  return keys;
+}
+
 }  // namespace
 
 QuantizationConfig parse_fp8_config(const Json& raw) {
@@ -114,8 +131,7 @@ QuantizationConfig parse_fp8_config(const Json& raw) {
 }
 
 Json make_fp8_config(const QuantizationConfig& config) {
-  const Json empty = Json::object();
-  const Json& raw = config.raw.is_object() ? config.raw : empty;
+  const Json raw = fp8_keys(config);
   Json json{{"quant_method", "fp8"},
             {"activation_scheme", get_or<std::string>(raw, "activation_scheme", "dynamic")},
             {"fmt", "e4m3"},

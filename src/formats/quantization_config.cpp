@@ -35,26 +35,6 @@ std::string method_of(const Json& object) {
               "cannot tell the quantization method: no quant_method, and no keys of AWQ or GPTQ");
 }
 
-QuantizationConfig parse(const Json& object) {
-  if (!object.is_object()) throw Error(ErrorCode::InvalidArgument, "expected an object");
-  const std::string method = method_of(object);
-  const LinearFormat* format = find_linear_format_of_method(method);
-  if (format == nullptr) {
-    std::string known;
-    for (const LinearFormat& row : linear_formats()) {
-      if (known.find(row.method) == std::string::npos)
-        known += fmt::format("{}{}", known.empty() ? "" : ", ", row.method);
-    }
-    throw Error(
-        ErrorCode::Unsupported,
-        fmt::format("quant_method '{}' is not read; nibble reads {} and unquantized checkpoints", method, known));
-  }
-  QuantizationConfig config = format->parse_config(object);
-  config.method = method;
-  config.raw = object;
-  return config;
-}
-
 std::optional<QuantizationConfig> parse_side_file(const std::filesystem::path& folder) {
   constexpr std::array<const char*, 2> kNames{"quantize_config.json", "quant_config.json"};
   for (const char* name : kNames) {
@@ -62,7 +42,7 @@ std::optional<QuantizationConfig> parse_side_file(const std::filesystem::path& f
     if (!std::filesystem::exists(path)) continue;
     const Json object = read_json_file(path);
     try {
-      return parse(object);
+      return parse_quantization_config(object);
     } catch (const Error& error) {
       throw error.in(path.string());
     }
@@ -120,6 +100,26 @@ ModuleScheme scheme_of(const weights::DenseWeights&, std::int64_t) {
 
 }  // namespace
 
+QuantizationConfig parse_quantization_config(const Json& object) {
+  if (!object.is_object()) throw Error(ErrorCode::InvalidArgument, "expected an object");
+  const std::string method = method_of(object);
+  const LinearFormat* format = find_linear_format_of_method(method);
+  if (format == nullptr) {
+    std::string known;
+    for (const LinearFormat& row : linear_formats()) {
+      if (known.find(row.method) == std::string::npos)
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", row.method);
+    }
+    throw Error(
+        ErrorCode::Unsupported,
+        fmt::format("quant_method '{}' is not read; nibble reads {} and unquantized checkpoints", method, known));
+  }
+  QuantizationConfig config = format->parse_config(object);
+  config.method = method;
+  config.raw = object;
+  return config;
+}
+
 ModuleScheme scheme_of(std::string module, const weights::LinearWeights& weights, std::int64_t group_size) {
   ModuleScheme scheme = std::visit([&](const auto& w) { return scheme_of(w, group_size); }, weights);
   scheme.module = std::move(module);
@@ -131,7 +131,7 @@ std::optional<QuantizationConfig> find_quantization_config(const Json& config, c
     const auto found = config.find(key);
     if (found == config.end() || found->is_null()) continue;
     try {
-      QuantizationConfig parsed = parse(*found);
+      QuantizationConfig parsed = parse_quantization_config(*found);
       warn_about_contradiction(parsed, folder);
       return parsed;
     } catch (const Error& error) {

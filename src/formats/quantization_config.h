@@ -18,6 +18,10 @@ namespace nibble::formats {
 /// Errors: Unsupported for a method or variant that nibble does not read; InvalidArgument for wrong types.
 std::optional<QuantizationConfig> find_quantization_config(const Json& config, const std::filesystem::path& folder);
 
+/// One `quantization_config` object, by its quant_method, or by its keys where it is an old side file.
+/// Errors: as find_quantization_config.
+QuantizationConfig parse_quantization_config(const Json& object);
+
 /// How a module with these weights is stored by a format that takes them; `group_size` is the one that was asked for,
 /// so that a layer of a single group counts as grouped where others are.
 ModuleScheme scheme_of(std::string module, const weights::LinearWeights& weights, std::int64_t group_size);

@@ -44,6 +44,7 @@ std::span<const LinearFormat> linear_formats() {
 }
 
 const LinearFormat& find_linear_format(std::string_view name) {
+  if (name == "autoawq") name = "awq";  // as llm-awq's and vLLM's guides call it
   std::string known;
   for (const LinearFormat& format : kFormats) {
     if (format.name == name) return format;

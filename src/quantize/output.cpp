@@ -16,16 +16,13 @@ constexpr const char* kSideFiles[] = {"tokenizer.json", "tokenizer_config.json",
 }  // namespace
 
 Output::Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options)
-    : source_(source),
-      plan_(plan),
-      options_(options),
-      format_(plan.method->checkpoint_format(options.method_options)),
-      writer_(options.output) {}
+    : source_(source), plan_(plan), options_(options), format_(plan.format), writer_(options.output) {}
 
 void Output::add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized) {
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const FloatLinear& linear = linears[i];
     writer_.add_linear(linear.name, quantized[i], format_);
+    schemes_.push_back(formats::scheme_of(linear.name, quantized[i], options_.method_options.group_size));
     if (!linear.bias.is_empty()) add_half(linear.name + ".bias", linear.bias);
     written_.insert({linear.name + ".weight", linear.name + ".bias"});
   }
@@ -69,7 +66,9 @@ void Output::add_half(const std::string& name, TensorView tensor) {
 }
 
 formats::QuantizationConfig Output::make_quantization() const {
-  return plan_.method->makes == Makes::Fp8 ? fp8_config() : grouped_int_config();
+  formats::QuantizationConfig quantization = plan_.method->makes == Makes::Fp8 ? fp8_config() : grouped_int_config();
+  quantization.modules = schemes_;
+  return quantization;
 }
 
 formats::QuantizationConfig Output::grouped_int_config() const {

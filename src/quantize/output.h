@@ -35,6 +35,7 @@ class Output {
   const Plan& plan_;
   const PipelineOptions& options_;
   std::string_view format_;
+  std::vector<formats::ModuleScheme> schemes_;  // of the linears written so far
   formats::CheckpointWriter writer_;
   std::set<std::string> written_;  // tensors of the source that are dealt with
 };

@@ -199,7 +199,7 @@ PipelineReport run_pipeline(const PipelineOptions& options) {
   const Plan plan = make_plan(*checkpoint, options);
   PipelineReport report = Pipeline(*checkpoint, plan, options).run();
   report.input_bytes = checkpoint->size_bytes();
-  report.checkpoint_format = plan.method->checkpoint_format(options.method_options);
+  report.checkpoint_format = plan.format;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

@@ -17,6 +17,7 @@ struct PipelineOptions {
   std::filesystem::path model;
   std::filesystem::path output;  // must not hold a checkpoint yet
   std::string method;
+  std::string format;  // as formats/registry.cpp names it; empty: the method's own
   MethodOptions method_options;
   CalibrationOptions calibration;
   std::string device = "auto";  // computes attention and norms of the calibration passes: auto, cpu, reference

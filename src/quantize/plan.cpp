@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "formats/linear_format.h"
+
 namespace nibble::quantize {
 namespace {
 
@@ -68,6 +70,7 @@ void check_group_size(const std::vector<LayerShape>& layers, std::int64_t group_
 
 /// Multiples that the disk format packs by, so that no file is begun which cannot be finished.
 void check_shapes(const std::vector<LayerShape>& layers, std::string_view format) {
+  if (format == "compressed-tensors") return;  // its streams may end inside a word
   const bool is_awq = format == "awq";
   const std::int64_t out_multiple = is_awq ? 8 : 32;
   const std::int64_t in_multiple = is_awq ? 1 : 32;
@@ -81,6 +84,47 @@ void check_shapes(const std::vector<LayerShape>& layers, std::string_view format
                           is_awq ? "AWQ" : "GPTQ", out_multiple, in_multiple, misfits.front().out_features,
                           misfits.front().in_features, list_names(misfits),
                           is_awq ? "no other method can write this model either" : "try --method awq"));
+}
+
+/// Formats that hold what a method makes.
+std::vector<std::string_view> formats_of(Makes makes) {
+  switch (makes) {
+    case Makes::GroupedInt: return {"gptq", "gptq_v2", "awq", "compressed-tensors"};
+    case Makes::Fp8: return {"fp8", "compressed-tensors"};
+  }
+  return {};
+}
+
+/// Options that the grid may have and a format not.
+void check_format_holds(std::string_view format, const MethodOptions& options) {
+  const bool is_asymmetric = options.grid.symmetry == Symmetry::Asymmetric;
+  if (format == "gptq" && is_asymmetric) {
+    throw Error(
+        ErrorCode::InvalidArgument,
+        "--format gptq cannot hold a zero point of 0, which asymmetric grids may have; choose gptq_v2 or --sym");
+  }
+  if (format == "awq" && options.grid.bits != 4) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--format autoawq holds 4 bits only, not {}; choose --bits 4 or --format gptq_v2",
+                            options.grid.bits));
+  }
+  if (options.group_index == GroupIndex::DescAct && (format == "awq" || format == "compressed-tensors")) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--format {} has no place for the g_idx of --desc-act; choose gptq", format));
+  }
+}
+
+/// The format that was asked for, or the method's own. Errors: InvalidArgument naming those that go with the method.
+std::string choose_format(const Method& method, const PipelineOptions& options) {
+  if (options.format.empty()) return std::string(method.checkpoint_format(options.method_options));
+  const std::string_view format = formats::find_linear_format(options.format).name;
+  const std::vector<std::string_view> holding = formats_of(method.makes);
+  if (std::ranges::find(holding, format) == holding.end()) {
+    throw Error(ErrorCode::InvalidArgument, fmt::format("--format {} cannot hold what {} makes; choose {}",
+                                                        options.format, method.name, fmt::join(holding, ", ")));
+  }
+  if (method.makes == Makes::GroupedInt) check_format_holds(format, options.method_options);
+  return std::string(format);
 }
 
 void check_is_float(const formats::Checkpoint& checkpoint) {
@@ -131,6 +175,7 @@ Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& opt
   if (plan.method->makes == Makes::GroupedInt) check_grid(options);
   check_calibration(options);
   plan.method->check_options(options.method_options);
+  plan.format = choose_format(*plan.method, options);
   check_output(options.output);
   check_is_float(checkpoint);
   plan.config = models::parse_model_config(checkpoint.config());
@@ -141,7 +186,7 @@ Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& opt
   if (plan.method->makes == Makes::GroupedInt) {
     const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
     check_group_size(layers, options.method_options.group_size);
-    check_shapes(layers, plan.method->checkpoint_format(options.method_options));
+    check_shapes(layers, plan.format);
   }
   if (plan.method->calibration(options.method_options) != Calibration::None) check_seq_len(plan.config, options);
   return plan;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "formats/checkpoint.h"
@@ -12,6 +13,7 @@ namespace nibble::quantize {
 /// What will be done, checked before anything runs.
 struct Plan {
   const Method* method = nullptr;
+  std::string format;  // of the output
   models::ModelConfig config;
   const models::Architecture* architecture = nullptr;
   std::vector<models::BlockSpec> blocks;

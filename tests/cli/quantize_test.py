@@ -35,6 +35,16 @@ def write_tiny_llama(folder):
         "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "torch_dtype": "float16"}))
 
 
+def tensors_of(folder):
+    """{name: (dtype, shape, bytes)} of model.safetensors."""
+    raw = (folder / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8:8 + length])
+    header.pop("__metadata__", None)
+    data = raw[8 + length:]
+    return {name: (entry["dtype"], entry["shape"], data[slice(*entry["data_offsets"])]) for name, entry in header.items()}
+
+
 class Quantize(unittest.TestCase):
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
@@ -104,6 +114,38 @@ class Quantize(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("group size 128 does not divide in_features 64 of model.layers.0.self_attn.q_proj", message)
         self.assertIn("choose --group-size 32, 16, -1", message)
+
+    def test_the_format_is_the_methods_own_unless_it_is_named(self):
+        common = [self.model, "--group-size", "32"]
+        for flags, method, layout in [(["--method", "rtn"], "gptq", "gptq"), (["--method", "rtn", "--asym"], "gptq", "gptq_v2"),
+                                      (["--method", "rtn", "--format", "autoawq"], "awq", None),
+                                      (["--method", "rtn", "--format", "gptq_v2"], "gptq", "gptq_v2"),
+                                      (["--method", "rtn", "--format", "compressed-tensors"], "compressed-tensors", None)]:
+            code, config, message = self.quantize(*common, *flags)
+            self.assertEqual(code, 0, (flags, message))
+            self.assertEqual((config["quant_method"], config.get("checkpoint_format")), (method, layout), flags)
+        for flags, part in [(["--format", "fp8"], "--format fp8 cannot hold what rtn makes; choose gptq"),
+                            (["--format", "gptq", "--asym"], "choose gptq_v2 or --sym"),
+                            (["--format", "autoawq", "--bits", "3"], "holds 4 bits only"),
+                            (["--format", "marlin"], "unknown format 'marlin'")]:
+            code, config, message = self.quantize(*common, "--method", "rtn", *flags)
+            self.assertEqual((code, config), (1, None), flags)
+            self.assertIn(part, message)
+
+    def test_convert_goes_there_and_back(self):
+        self.quantize(self.model, "--method", "rtn", "--group-size", "32")
+        first, there, back = self.folder / "output-1", self.folder / "there", self.folder / "back"
+        for source, layout, output in [(first, "compressed-tensors", there), (there, "gptq", back)]:
+            done = subprocess.run([NIBBLE, "convert", source, "--format", layout, "--output", output],
+                                  capture_output=True, timeout=60, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("7 linears", done.stdout)
+        self.assertEqual(tensors_of(first), tensors_of(back))
+        done = subprocess.run([NIBBLE, "convert", first, "--format", "fp8", "--output", self.folder / "none"],
+                              capture_output=True, timeout=60, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("int4 g32 sym cannot be written as 'fp8'", done.stderr)
+        self.assertFalse((self.folder / "none" / "config.json").exists())
 
     def test_an_unknown_method_lists_the_known_ones(self):
         code, _, message = self.quantize(self.model, "--method", "squeeze")

@@ -1,6 +1,7 @@
 """compressed-tensors files against compressed-tensors' own compressors (--oracle)."""
 
 import json
+import subprocess
 
 import numpy
 import pytest
@@ -127,3 +128,31 @@ def test_nibble_reads_the_padded_words_of_releases_before_0_20(tool, tmp_path): 
                "weight_zero_point": pack(linear.zeros.T).T, "weight_shape": torch.tensor([linear.out, linear.inputs])}
     folder = save(tmp_path / "theirs", tensors, make_scheme(3, 32, False), "pack-quantized")
     numpy.testing.assert_array_equal(read_with_nibble(tool, tmp_path, folder, linear), linear.values)
+
+
+@pytest.mark.parametrize("flags, largest_difference", [
+    # transformers dequantizes to f16 and nibble to f32: half a unit in the last place of each weight.
+    (["--method", "rtn", "--group-size", "64"], 0.25), (["--method", "rtn", "--group-size", "64", "--asym"], 0.25),
+    (["--method", "rtn", "--bits", "8", "--group-size", "-1"], 0.25),
+    # compressed-tensors rounds the activations to FP8 too, which nibble's exact mode does not.
+    (["--method", "fp8"], 8),
+], ids=["W4A16", "W4A16_ASYM", "W8A16", "FP8_DYNAMIC"])
+def test_transformers_computes_nibbles_logits(nibble, build_dir, smollm2, tmp_path, flags, largest_difference):
+    import torch
+    import transformers
+    quantized = tmp_path / "quantized"
+    subprocess.run([nibble, "quantize", smollm2, "--output", quantized, "--format", "compressed-tensors", *flags],
+                   check=True)
+    prompt = transformers.AutoTokenizer.from_pretrained(smollm2)("The capital of France is Paris, and that of").input_ids
+    (tmp_path / "prompts.json").write_text(json.dumps([prompt]))
+    subprocess.run([build_dir / "bin" / "nibble_logits", quantized, "exact", "1", tmp_path / "prompts.json",
+                    tmp_path / "sequences.json", tmp_path / "logits.f32"], check=True)
+    (sequence,) = json.loads((tmp_path / "sequences.json").read_text())
+    ours = numpy.fromfile(tmp_path / "logits.f32", dtype=numpy.float32).reshape(len(sequence), -1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(quantized, dtype=torch.float32)
+    with torch.no_grad():
+        theirs = model(torch.tensor([sequence])).logits[0].numpy()
+    difference = numpy.abs(ours - theirs).max()
+    print(f"largest difference of a logit: {difference:.2e}")
+    assert difference < largest_difference
+    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.8

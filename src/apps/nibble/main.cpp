@@ -33,6 +33,7 @@ constexpr Subcommand kSubcommands[] = {
     {"serve", "serve a model behind an OpenAI-compatible API", add_serve},
     {"generate", "continue a prompt, or answer it (--chat)", add_generate},
     {"import", "write a GGUF file as a Hugging Face checkpoint", add_import},
+    {"convert", "write a quantized checkpoint in another format, number for number", add_convert},
     {"bench", "measure prefill and decode speed of a model", add_bench},
 };
 

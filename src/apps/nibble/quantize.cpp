@@ -192,6 +192,10 @@ std::function<int()> add_quantize(CLI::App& command) {
   command.add_option("MODEL", flags->model, "folder, GGUF file or Hub name")->type_name("");
   command.add_option("--model", flags->model_option, "the same, as a flag")->type_name("MODEL");
   command.add_option("--method", flags->method, methods_text())->required()->type_name("METHOD");
+  command
+      .add_option("--format", pipeline.format,
+                  "autoawq, gptq, gptq_v2, compressed-tensors, squeezellm or fp8 [by method]")
+      ->type_name("FORMAT");
   command.add_option("--output,-o", pipeline.output, "folder to write")->required()->type_name("DIR");
   register_integer_flags(command, *flags);
   register_fp8_flags(command, *flags);
