@@ -30,13 +30,6 @@ ErrorCode code_of(int error_number) {
   throw Error(code_of(error_number), path.string() + ": cannot " + action + ": " + std::strerror(error_number));
 }
 
-void sync_folder(const std::filesystem::path& folder) {
-  const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;  // the rename itself succeeded; only its durability is the file system's matter
-  ::fsync(descriptor);
-  ::close(descriptor);
-}
-
 }  // namespace
 
 MappedFile MappedFile::open(const std::filesystem::path& path) {
@@ -101,15 +94,38 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   temporary_path_ = pattern;
 }
 
+AtomicFile::AtomicFile(std::filesystem::path temporary_path, int descriptor, std::int64_t position)
+    : path_(temporary_path),
+      temporary_path_(std::move(temporary_path)),
+      is_kept_(true),
+      descriptor_(descriptor),
+      position_(position) {}
+
+AtomicFile AtomicFile::reopen(std::filesystem::path temporary_path, std::int64_t size_bytes) {
+  const int descriptor = ::open(temporary_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (descriptor < 0) throw_file_error("open", temporary_path);
+  AtomicFile file(std::move(temporary_path), descriptor, size_bytes);
+  struct stat status{};
+  if (::fstat(descriptor, &status) != 0) throw_file_error("look at", file.path_);
+  if (status.st_size < size_bytes) {
+    throw Error(ErrorCode::Corrupt, file.path_.string() + ": holds " + std::to_string(status.st_size) +
+                                        " bytes of the " + std::to_string(size_bytes) + " that were written");
+  }
+  if (::ftruncate(descriptor, size_bytes) != 0) throw_file_error("cut off", file.path_);
+  if (::lseek(descriptor, size_bytes, SEEK_SET) < 0) throw_file_error("seek in", file.path_);
+  return file;
+}
+
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_path_(std::exchange(other.temporary_path_, {})),
+      is_kept_(other.is_kept_),
       descriptor_(std::exchange(other.descriptor_, -1)),
       position_(other.position_) {}
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
-  if (!temporary_path_.empty()) ::unlink(temporary_path_.c_str());
+  if (!temporary_path_.empty() && !is_kept_) ::unlink(temporary_path_.c_str());
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -138,9 +154,13 @@ void AtomicFile::write_at(std::int64_t offset, std::span<const std::byte> bytes)
   }
 }
 
+void AtomicFile::sync() {
+  if (::fsync(descriptor_) != 0) throw_file_error("sync", path_);
+}
+
 void AtomicFile::seal() {
   if (descriptor_ < 0) return;
-  if (::fsync(descriptor_) != 0) throw_file_error("sync", path_);
+  sync();
   if (::close(std::exchange(descriptor_, -1)) != 0) throw_file_error("close", path_);
 }
 
@@ -181,6 +201,13 @@ void write_text_file(const std::filesystem::path& path, std::string_view text) {
   AtomicFile file(path);
   file.write(text);
   file.commit();
+}
+
+void sync_folder(const std::filesystem::path& folder) {
+  const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;  // the change itself succeeded; only its durability is the file system's matter
+  ::fsync(descriptor);
+  ::close(descriptor);
 }
 
 bool is_plain_file_name(std::string_view name) {

@@ -45,6 +45,10 @@ void report_mapping_faults();
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
+  /// The file under a temporary name of the caller's choosing, which stays when it is destroyed without a commit, so
+  /// that a later run can go on: created if absent, cut off behind `size_bytes`, where writing continues. `commit_as`
+  /// gives it its name, in any folder of the same file system. Errors: Corrupt where it is shorter than that.
+  static AtomicFile reopen(std::filesystem::path temporary_path, std::int64_t size_bytes);
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&&) = delete;
   AtomicFile(const AtomicFile&) = delete;
@@ -58,16 +62,21 @@ class AtomicFile {
   /// Bytes appended so far.
   std::int64_t position() const { return position_; }
 
+  /// What was written so far survives a power cut from now on.
+  void sync();
   /// Syncs and closes; the file keeps its temporary name and takes no more bytes.
   void seal();
   /// Seals where that has not happened, then gives the file its name.
   void commit();
-  /// `commit` under another name in the same folder.
+  /// `commit` under another name in the same file system.
   void commit_as(const std::filesystem::path& path);
 
  private:
+  AtomicFile(std::filesystem::path temporary_path, int descriptor, std::int64_t position);
+
   std::filesystem::path path_;
   std::filesystem::path temporary_path_;
+  bool is_kept_ = false;  // the temporary file, when nothing was committed
   int descriptor_ = -1;
   std::int64_t position_ = 0;
 };
@@ -79,6 +88,8 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
 std::string read_corpus_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 30);
 /// Writes through an AtomicFile.
 void write_text_file(const std::filesystem::path& path, std::string_view text);
+/// Makes the names in a folder (files created, renamed, removed) survive a power cut, where its file system can.
+void sync_folder(const std::filesystem::path& folder);
 /// A safe file name inside a folder: no separator, no "..", not empty, not absolute.
 bool is_plain_file_name(std::string_view name);
 
