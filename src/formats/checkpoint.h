@@ -4,12 +4,15 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/json.h"
 #include "core/tensor.h"
+#include "formats/written_tensor.h"
 #include "weights/linear_weights.h"
 
 namespace nibble::formats {
@@ -100,7 +103,13 @@ struct CheckpointFiles {
 class CheckpointWriter {
  public:
   /// `folder` is created. Errors: InvalidArgument where it already holds a config.json; Unavailable.
-  explicit CheckpointWriter(std::filesystem::path folder, std::int64_t max_shard_bytes = std::int64_t{5'000'000'000});
+  explicit CheckpointWriter(std::filesystem::path folder, std::int64_t max_shard_bytes = kMaxShardBytes);
+  /// A writer that a later run can take over: until `finish` its shards lie in `scratch`, a folder of the same file
+  /// system, and stay there when it is destroyed. `written` is what earlier runs synced, in order; what the shards hold
+  /// beyond that is cut off, and the files come out as if one run had written them. Errors: Corrupt naming a shard that
+  /// is missing or too short.
+  CheckpointWriter(std::filesystem::path folder, std::filesystem::path scratch, std::span<const WrittenTensor> written,
+                   std::int64_t max_shard_bytes = kMaxShardBytes);
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
@@ -110,8 +119,12 @@ class CheckpointWriter {
   /// Errors: Unsupported with the reason: a struct that the format does not hold, zero points outside GPTQ v1's range,
   /// shapes that AWQ cannot hold, …
   void add_linear(std::string_view module, const weights::LinearWeights& weights, std::string_view format);
+  /// Everything added so far survives a power cut. Returns the tensors added since the last call.
+  std::vector<WrittenTensor> sync();
   void finish(const CheckpointFiles& files);
   std::int64_t total_bytes() const;
+
+  static constexpr std::int64_t kMaxShardBytes = 5'000'000'000;
 
  private:
   class Impl;

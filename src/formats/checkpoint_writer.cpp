@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "core/crash_point.h"
 #include "core/file.h"
 #include "formats/checkpoint.h"
 #include "formats/linear_format.h"
@@ -29,8 +30,8 @@ Tensor to_half_checked(const weights::DenseWeights& weights) {
 
 class CheckpointWriter::Impl {
  public:
-  Impl(std::filesystem::path folder, std::int64_t max_shard_bytes)
-      : folder_(std::move(folder)), max_shard_bytes_(max_shard_bytes) {
+  Impl(std::filesystem::path folder, std::optional<std::filesystem::path> scratch, std::int64_t max_shard_bytes)
+      : folder_(std::move(folder)), scratch_(std::move(scratch)), max_shard_bytes_(max_shard_bytes) {
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
     if (error) {
@@ -39,6 +40,16 @@ class CheckpointWriter::Impl {
     if (std::filesystem::exists(folder_ / "config.json")) {
       throw Error(ErrorCode::InvalidArgument,
                   fmt::format("{}: already holds a checkpoint; choose another folder or remove it", folder_.string()));
+    }
+  }
+
+  /// Takes over what earlier runs wrote: all shards but the last are full.
+  void restore(std::span<const WrittenTensor> written) {
+    for (std::size_t first = 0; first < written.size();) {
+      std::size_t end = first;
+      while (end < written.size() && written[end].shard == written[first].shard) ++end;
+      restore_shard(written.subspan(first, end - first), end == written.size(), written.back().shard + 1);
+      first = end;
     }
   }
 
@@ -51,9 +62,10 @@ class CheckpointWriter::Impl {
     if (open_ && (open_->data_bytes() + size > max_shard_bytes_ || !open_->has_room_for(name, tensor.dtype()))) {
       close_shard();
     }
-    if (!open_) open_.emplace(folder_ / fmt::format("model-{:05}.safetensors", shards_.size() + 1));
+    if (!open_) open_.emplace(begin_shard());
     open_->add(name, tensor);
     total_bytes_ += size;
+    unsynced_.push_back({std::string(name), tensor.dtype(), tensor.shape(), static_cast<std::int64_t>(shards_.size())});
   }
 
   void add_linear(std::string_view module, const weights::LinearWeights& weights, std::string_view format) {
@@ -65,6 +77,12 @@ class CheckpointWriter::Impl {
     }
   }
 
+  std::vector<WrittenTensor> sync() {
+    if (open_) open_->sync();
+    if (scratch_) sync_folder(*scratch_);
+    return std::exchange(unsynced_, {});
+  }
+
   void finish(const CheckpointFiles& files) {
     check(!finished_, "CheckpointWriter::finish twice");
     if (names_.empty()) throw Error(ErrorCode::InvalidArgument, folder_.string() + ": a checkpoint without tensors");
@@ -73,9 +91,9 @@ class CheckpointWriter::Impl {
     name_shards();
     for (const auto& [name, text] : files.texts) {
       check(is_plain_file_name(name), "side file with a path");
-      write_text_file(folder_ / name, text);
+      write_text(name, text);
     }
-    write_json_file(folder_ / "config.json", files.config);  // last: only with it does the folder look like a model
+    write_json("config.json", files.config);  // last: only with it does the folder look like a model
     finished_ = true;
   }
 
@@ -90,10 +108,45 @@ class CheckpointWriter::Impl {
     return tensors;
   }
 
+  /// A shard that takes no more tensors.
+  struct ClosedShard {
+    std::vector<std::string> names;
+    std::optional<SafetensorsShard> file;  // nothing: an earlier run has given it its name
+  };
+
+  std::filesystem::path scratch_path(std::size_t shard_idx) const {
+    return *scratch_ / fmt::format("shard-{:05}", shard_idx + 1);
+  }
+
+  SafetensorsShard begin_shard() const {
+    if (scratch_) return SafetensorsShard::reopen(scratch_path(shards_.size()), {});
+    return SafetensorsShard(folder_ / fmt::format("model-{:05}.safetensors", shards_.size() + 1));
+  }
+
   void close_shard() {
     open_->seal();
-    shards_.push_back(std::move(*open_));
+    shards_.push_back({open_->names(), std::move(*open_)});
     open_.reset();
+  }
+
+  void restore_shard(std::span<const WrittenTensor> tensors, bool is_last, std::int64_t num_shards) {
+    const std::filesystem::path path = scratch_path(shards_.size());
+    for (const WrittenTensor& tensor : tensors) {
+      names_.insert(tensor.name);
+      total_bytes_ += tensor.size_bytes();
+    }
+    if (!std::filesystem::exists(path) && std::filesystem::exists(shard_path(shards_.size(), num_shards))) {
+      ClosedShard& named = shards_.emplace_back();
+      for (const WrittenTensor& tensor : tensors) named.names.push_back(tensor.name);
+      return;
+    }
+    if (!std::filesystem::exists(path)) {
+      throw Error(ErrorCode::Corrupt, fmt::format("{}: is missing, so what was written there is lost; remove {} and "
+                                                  "start again",
+                                                  path.string(), folder_.string()));
+    }
+    open_.emplace(SafetensorsShard::reopen(path, tensors));
+    if (!is_last) close_shard();
   }
 
   /// A quantized module has all of its tensors, and not a float weight beside them.
@@ -111,35 +164,58 @@ class CheckpointWriter::Impl {
     }
   }
 
+  std::filesystem::path shard_path(std::size_t shard_idx, std::int64_t num_shards) const {
+    if (num_shards == 1) return folder_ / "model.safetensors";
+    return folder_ / fmt::format("model-{:05}-of-{:05}.safetensors", shard_idx + 1, num_shards);
+  }
+
   void name_shards() {
-    if (shards_.size() == 1) {
-      shards_.front().commit_as(folder_ / "model.safetensors");
-      return;
-    }
     Json weight_map = Json::object();
     auto& entries = weight_map.get_ref<Json::object_t&>();
     for (std::size_t i = 0; i < shards_.size(); ++i) {
-      const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards_.size());
+      const std::filesystem::path path = shard_path(i, static_cast<std::int64_t>(shards_.size()));
       // emplace would search every earlier key; names are unique already.
-      for (const std::string& tensor : shards_[i].names())
-        entries.std::vector<Json::object_t::value_type>::emplace_back(tensor, name);
-      shards_[i].commit_as(folder_ / name);
+      for (const std::string& tensor : shards_[i].names)
+        entries.std::vector<Json::object_t::value_type>::emplace_back(tensor, path.filename().string());
+      crash_point();
+      if (shards_[i].file) shards_[i].file->commit_as(path);
     }
-    write_json_file(folder_ / "model.safetensors.index.json",
-                    {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", std::move(weight_map)}});
+    if (shards_.size() == 1) return;
+    write_json("model.safetensors.index.json",
+               {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", std::move(weight_map)}});
+  }
+
+  /// Under its name only when complete. The temporary file lies in the scratch folder where there is one, so that a
+  /// killed run leaves none beside the model.
+  void write_text(const std::string& name, std::string_view text) const {
+    crash_point();
+    AtomicFile file = scratch_ ? AtomicFile::reopen(*scratch_ / name, 0) : AtomicFile(folder_ / name);
+    file.write(text);
+    file.commit_as(folder_ / name);
+  }
+
+  void write_json(const std::string& name, const Json& json) const {
+    write_text(name, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   }
 
   std::filesystem::path folder_;
+  std::optional<std::filesystem::path> scratch_;
   std::int64_t max_shard_bytes_;
   std::optional<SafetensorsShard> open_;
-  std::vector<SafetensorsShard> shards_;
+  std::vector<ClosedShard> shards_;
+  std::vector<WrittenTensor> unsynced_;
   std::set<std::string, std::less<>> names_;
   std::int64_t total_bytes_ = 0;
   bool finished_ = false;
 };
 
 CheckpointWriter::CheckpointWriter(std::filesystem::path folder, std::int64_t max_shard_bytes)
-    : impl_(std::make_unique<Impl>(std::move(folder), max_shard_bytes)) {}
+    : impl_(std::make_unique<Impl>(std::move(folder), std::nullopt, max_shard_bytes)) {}
+CheckpointWriter::CheckpointWriter(std::filesystem::path folder, std::filesystem::path scratch,
+                                   std::span<const WrittenTensor> written, std::int64_t max_shard_bytes)
+    : impl_(std::make_unique<Impl>(std::move(folder), std::move(scratch), max_shard_bytes)) {
+  impl_->restore(written);
+}
 CheckpointWriter::~CheckpointWriter() = default;
 
 void CheckpointWriter::add(std::string_view name, TensorView tensor) {
@@ -149,6 +225,10 @@ void CheckpointWriter::add(std::string_view name, TensorView tensor) {
 void CheckpointWriter::add_linear(std::string_view module, const weights::LinearWeights& weights,
                                   std::string_view format) {
   impl_->add_linear(module, weights, format);
+}
+
+std::vector<WrittenTensor> CheckpointWriter::sync() {
+  return impl_->sync();
 }
 
 void CheckpointWriter::finish(const CheckpointFiles& files) {

@@ -196,8 +196,26 @@ SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   return opened;
 }
 
-SafetensorsShard::SafetensorsShard(const std::filesystem::path& path) : file_(path), header_(kHeaderStart) {
+SafetensorsShard::SafetensorsShard(const std::filesystem::path& path) : SafetensorsShard(AtomicFile(path)) {
   file_.write(std::string(kLengthBytes + kHeaderRoom, ' '));
+}
+
+SafetensorsShard::SafetensorsShard(AtomicFile file) : file_(std::move(file)), header_(kHeaderStart) {}
+
+SafetensorsShard SafetensorsShard::reopen(const std::filesystem::path& temporary_path,
+                                          std::span<const WrittenTensor> tensors) {
+  constexpr auto kDataBegin = static_cast<std::int64_t>(kLengthBytes + kHeaderRoom);
+  const std::string room(kLengthBytes + kHeaderRoom, ' ');
+  std::int64_t data_bytes = 0;
+  for (const WrittenTensor& tensor : tensors) data_bytes += tensor.size_bytes();
+  SafetensorsShard shard(AtomicFile::reopen(temporary_path, tensors.empty() ? 0 : kDataBegin + data_bytes));
+  if (tensors.empty()) {
+    shard.file_.write(room);
+  } else {
+    shard.file_.write_at(0, std::as_bytes(std::span(room)));  // a header of more tensors may stand there
+  }
+  for (const WrittenTensor& tensor : tensors) shard.list(tensor.name, tensor.dtype, tensor.shape, tensor.size_bytes());
+  return shard;
 }
 
 bool SafetensorsShard::has_room_for(std::string_view name, DType dtype) const {
@@ -207,10 +225,6 @@ bool SafetensorsShard::has_room_for(std::string_view name, DType dtype) const {
 }
 
 void SafetensorsShard::add(std::string_view name, TensorView tensor) {
-  const auto size = static_cast<std::int64_t>(tensor.size_bytes());
-  header_ += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", Json(name).dump(),
-                         nibble::name(tensor.dtype()), fmt::join(tensor.shape().sizes(), ","), data_bytes_,
-                         data_bytes_ + size);
   const auto write = [&](TensorView part) {
     file_.write({static_cast<const std::byte*>(part.data()), part.size_bytes()});
   };
@@ -219,6 +233,12 @@ void SafetensorsShard::add(std::string_view name, TensorView tensor) {
   } else {
     for (std::int64_t r = 0; r < tensor.shape()[0]; ++r) write(tensor.rows(r, 1));
   }
+  list(name, tensor.dtype(), tensor.shape(), static_cast<std::int64_t>(tensor.size_bytes()));
+}
+
+void SafetensorsShard::list(std::string_view name, DType dtype, const Shape& shape, std::int64_t size) {
+  header_ += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", Json(name).dump(),
+                         nibble::name(dtype), fmt::join(shape.sizes(), ","), data_bytes_, data_bytes_ + size);
   data_bytes_ += size;
   names_.emplace_back(name);
 }

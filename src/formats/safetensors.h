@@ -12,6 +12,7 @@
 
 #include "core/file.h"
 #include "core/tensor.h"
+#include "formats/written_tensor.h"
 
 /// safetensors: u64 little-endian header length, JSON header, raw row-major data (formats.md §0.1). The reader holds
 /// a file to the same promises as the reference implementation (safetensors 0.8.0): header of at most 100 MB that
@@ -57,6 +58,9 @@ class SafetensorsFile {
 class SafetensorsShard {
  public:
   explicit SafetensorsShard(const std::filesystem::path& path);
+  /// A shard that an earlier run began at `temporary_path` (AtomicFile::reopen), with these tensors in this order;
+  /// whatever follows them in the file is cut off. Errors: Corrupt where the file is shorter.
+  static SafetensorsShard reopen(const std::filesystem::path& temporary_path, std::span<const WrittenTensor> tensors);
 
   /// Whether one more tensor of this name fits the header's room and would stand aligned: readers cast in place, and
   /// the format allows no padding between tensors.
@@ -64,11 +68,18 @@ class SafetensorsShard {
   void add(std::string_view name, TensorView tensor);
   std::int64_t data_bytes() const { return data_bytes_; }
   const std::vector<std::string>& names() const { return names_; }
+  /// Whole file, once sealed.
+  std::int64_t file_bytes() const { return file_.position(); }
+  /// The tensors added so far survive a power cut.
+  void sync() { file_.sync(); }
   /// Writes the header, syncs and closes; the shard still has its temporary name.
   void seal();
   void commit_as(const std::filesystem::path& path) { file_.commit_as(path); }
 
  private:
+  explicit SafetensorsShard(AtomicFile file);
+  void list(std::string_view name, DType dtype, const Shape& shape, std::int64_t size);
+
   AtomicFile file_;
   std::string header_;
   std::vector<std::string> names_;
