@@ -56,6 +56,26 @@ std::string_view fp8_format(const MethodOptions&) {
   return "fp8";
 }
 
+void check_squeezellm(const MethodOptions& options) {
+  if (options.grid.bits != 3 && options.grid.bits != 4) {
+    throw Error(ErrorCode::InvalidArgument, fmt::format("--bits {}: SqueezeLLM has 3 and 4", options.grid.bits));
+  }
+  // Beyond this a value and its column take more room than the codes they stand in for.
+  constexpr double kMostSparsity = 0.05;
+  if (!(options.squeezellm.sparsity >= 0 && options.squeezellm.sparsity <= kMostSparsity)) {
+    throw Error(ErrorCode::InvalidArgument, fmt::format("--sparsity {}%: choose 0 … {}%, as in 0.45%",
+                                                        100 * options.squeezellm.sparsity, 100 * kMostSparsity));
+  }
+}
+
+Calibration squeezellm_calibration(const MethodOptions& options) {
+  return options.squeezellm.sensitivity == Sensitivity::Fisher ? Calibration::Loss : Calibration::Stages;
+}
+
+std::string_view squeezellm_format(const MethodOptions&) {
+  return "squeezellm";
+}
+
 template <Calibration kCalibration>
 Calibration always(const MethodOptions&) {
   return kCalibration;
@@ -70,6 +90,8 @@ constexpr Method kMethods[] = {
      always<Calibration::Stages>, check_gptq, make_gptq, gptq_format},
     {"fp8", "8-bit floats, nearly lossless and half the size", Makes::Fp8, Symmetry::Symmetric, fp8_calibration,
      check_fp8, make_fp8, fp8_format},
+    {"squeezellm", "a table of values for each output row, by what the end loss feels", Makes::Codebook,
+     Symmetry::Asymmetric, squeezellm_calibration, check_squeezellm, make_squeezellm, squeezellm_format},
 };
 
 }  // namespace

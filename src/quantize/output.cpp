@@ -66,8 +66,27 @@ void Output::add_half(const std::string& name, TensorView tensor) {
 }
 
 formats::QuantizationConfig Output::make_quantization() const {
-  formats::QuantizationConfig quantization = plan_.method->makes == Makes::Fp8 ? fp8_config() : grouped_int_config();
+  formats::QuantizationConfig quantization = make_method_quantization();
   quantization.modules = schemes_;
+  return quantization;
+}
+
+formats::QuantizationConfig Output::make_method_quantization() const {
+  switch (plan_.method->makes) {
+    case Makes::Fp8: return fp8_config();
+    case Makes::Codebook: return codebook_config();
+    case Makes::GroupedInt: break;
+  }
+  return grouped_int_config();
+}
+
+formats::QuantizationConfig Output::codebook_config() const {
+  const MethodOptions& method = options_.method_options;
+  formats::QuantizationConfig quantization;
+  quantization.bits = method.grid.bits;
+  quantization.modules_to_not_convert = {std::string(plan_.architecture->lm_head)};
+  quantization.raw = {{"sparsity", method.squeezellm.sparsity},
+                      {"meta", {{"quantizer", {"nibble"}}, {"method", std::string(plan_.method->name)}}}};
   return quantization;
 }
 

@@ -27,8 +27,10 @@ class Output {
  private:
   void add_half(const std::string& name, TensorView tensor);
   formats::QuantizationConfig make_quantization() const;
+  formats::QuantizationConfig make_method_quantization() const;
   formats::QuantizationConfig grouped_int_config() const;
   formats::QuantizationConfig fp8_config() const;
+  formats::QuantizationConfig codebook_config() const;
   Json make_config(const formats::QuantizationConfig& quantization) const;
 
   const formats::Checkpoint& source_;

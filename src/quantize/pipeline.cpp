@@ -169,10 +169,11 @@ class Pipeline {
   double error_of_rtn(const FloatLinear& linear, const StageInputs& inputs) const {
     const auto weight = linear.weight.matrix<float>();
     const MethodOptions& method = options_.method_options;
-    return error_of(
-        linear,
-        weights::dequantize(round_to_nearest(weight, method.group_size_of(weight.cols), method.grid, backend_->pool())),
-        inputs);
+    // A codebook serves a whole row.
+    const std::int64_t group_size =
+        plan_.method->makes == Makes::GroupedInt ? method.group_size_of(weight.cols) : weight.cols;
+    return error_of(linear, weights::dequantize(round_to_nearest(weight, group_size, method.grid, backend_->pool())),
+                    inputs);
   }
 
   void log_block(const BlockReport& block) const {

@@ -68,22 +68,36 @@ void check_group_size(const std::vector<LayerShape>& layers, std::int64_t group_
                           misfits.front().in_features, list_names(misfits), fitting_group_sizes(layers)));
 }
 
-/// Multiples that the disk format packs by, so that no file is begun which cannot be finished.
-void check_shapes(const std::vector<LayerShape>& layers, std::string_view format) {
-  if (format == "compressed-tensors") return;  // its streams may end inside a word
-  const bool is_awq = format == "awq";
-  const std::int64_t out_multiple = is_awq ? 8 : 32;
-  const std::int64_t in_multiple = is_awq ? 1 : 32;
+/// Multiples that a disk format packs by.
+struct Packing {
+  std::string_view name;
+  std::int64_t out_multiple;
+  std::int64_t in_multiple;
+  std::string_view advice;
+};
+
+Packing packing_of(const MethodOptions& options, std::string_view format) {
+  if (format == "awq") return {"AWQ", 8, 1, "no other method can write this model either"};
+  if (format == "squeezellm") {
+    return {"SqueezeLLM", 1, options.grid.bits == 3 ? 32 : 8, "no other method can write this model either"};
+  }
+  if (format == "compressed-tensors") return {"compressed-tensors", 1, 1, ""};  // its streams may end inside a word
+  return {"GPTQ", 32, 32, "try --method awq"};
+}
+
+/// So that no file is begun which cannot be finished.
+void check_shapes(const std::vector<LayerShape>& layers, const Packing& packing) {
   std::vector<LayerShape> misfits;
   for (const LayerShape& layer : layers) {
-    if (layer.out_features % out_multiple != 0 || layer.in_features % in_multiple != 0) misfits.push_back(layer);
+    if (layer.out_features % packing.out_multiple != 0 || layer.in_features % packing.in_multiple != 0) {
+      misfits.push_back(layer);
+    }
   }
   if (misfits.empty()) return;
   throw Error(ErrorCode::Unsupported,
               fmt::format("{} packs {} outputs and {} inputs together, which [{}, {}] of {} does not fill; {}",
-                          is_awq ? "AWQ" : "GPTQ", out_multiple, in_multiple, misfits.front().out_features,
-                          misfits.front().in_features, list_names(misfits),
-                          is_awq ? "no other method can write this model either" : "try --method awq"));
+                          packing.name, packing.out_multiple, packing.in_multiple, misfits.front().out_features,
+                          misfits.front().in_features, list_names(misfits), packing.advice));
 }
 
 /// Formats that hold what a method makes.
@@ -91,6 +105,7 @@ std::vector<std::string_view> formats_of(Makes makes) {
   switch (makes) {
     case Makes::GroupedInt: return {"gptq", "gptq_v2", "awq", "compressed-tensors"};
     case Makes::Fp8: return {"fp8", "compressed-tensors"};
+    case Makes::Codebook: return {"squeezellm"};
   }
   return {};
 }
@@ -183,11 +198,9 @@ Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& opt
   for (std::int64_t i = 0; i < plan.config.num_hidden_layers; ++i) {
     plan.blocks.push_back(plan.architecture->block(plan.config, i));
   }
-  if (plan.method->makes == Makes::GroupedInt) {
-    const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
-    check_group_size(layers, options.method_options.group_size);
-    check_shapes(layers, plan.format);
-  }
+  const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
+  if (plan.method->makes == Makes::GroupedInt) check_group_size(layers, options.method_options.group_size);
+  if (plan.method->makes != Makes::Fp8) check_shapes(layers, packing_of(options.method_options, plan.format));
   if (plan.method->calibration(options.method_options) != Calibration::None) check_seq_len(plan.config, options);
   return plan;
 }

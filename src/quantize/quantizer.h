@@ -51,6 +51,17 @@ struct Fp8Options {
   double percentile = 100;
 };
 
+/// What SqueezeLLM weighs a weight's error by.
+enum class Sensitivity : std::uint8_t {
+  Fisher,   // the diagonal of the end loss's Fisher information
+  Hessian,  // E[x²], the layer's own error: no backward pass
+};
+
+struct SqueezeLlmOptions {
+  Sensitivity sensitivity = Sensitivity::Fisher;
+  double sparsity = 0.0045;  // share of the weights that is stored apart, exact; 0: dense only
+};
+
 /// What every method may read; a method names in `check` what it cannot do.
 struct MethodOptions {
   GridFormat grid;
@@ -59,6 +70,7 @@ struct MethodOptions {
   double damp_percent = 0.01;             // of the mean diagonal, added to GPTQ's Hessian
   Rounding rounding = Rounding::Nearest;  // AWQ
   Fp8Options fp8;
+  SqueezeLlmOptions squeezellm;
 
   /// Inputs that share a scale in a linear of `in_features`.
   std::int64_t group_size_of(std::int64_t in_features) const { return group_size == -1 ? in_features : group_size; }
@@ -101,13 +113,13 @@ class Quantizer {
 };
 
 /// What the linears of a method become.
-enum class Makes : std::uint8_t { GroupedInt, Fp8 };
+enum class Makes : std::uint8_t { GroupedInt, Fp8, Codebook };
 
 /// One row of the table in methods.cpp.
 struct Method {
   std::string_view name;
   std::string_view summary;
-  Makes makes;  // flags about grids and groups have no meaning for Fp8
+  Makes makes;  // flags about grids and groups have no meaning for the others than GroupedInt
   Symmetry default_symmetry;
   Calibration (*calibration)(const MethodOptions& options);
   /// Errors: InvalidArgument naming the flag, for options without meaning in this method.
@@ -125,5 +137,6 @@ std::unique_ptr<Quantizer> make_rtn(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_gptq(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_awq(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_fp8(const MethodOptions& options);
+std::unique_ptr<Quantizer> make_squeezellm(const MethodOptions& options);
 
 }  // namespace nibble::quantize

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "apps/nibble/output.h"
@@ -36,8 +38,11 @@ struct QuantizeFlags {
   std::string weight_strategy = "channel";
   std::string activation_scheme = "dynamic";
   bool kv_cache_scales = false;
+  std::string sensitivity = "fisher";
+  std::vector<const CLI::Option*> bits;          // of all but FP8
   std::vector<const CLI::Option*> integer_only;  // flags about grids and groups
   std::vector<const CLI::Option*> fp8_only;
+  std::vector<const CLI::Option*> codebook_only;
   quantize::PipelineOptions pipeline;
 };
 
@@ -90,11 +95,18 @@ Symmetry symmetry_of(const QuantizeFlags& flags, const quantize::Method& method)
 }
 
 /// Flags that were given and have no meaning for the method, in one line.
-void name_ignored(const std::vector<const CLI::Option*>& options, const quantize::Method& method) {
+void name_ignored(const QuantizeFlags& flags, const quantize::Method& method) {
+  using quantize::Makes;
   std::string names;
-  for (const CLI::Option* option : options) {
-    if (option->count() > 0) names += (names.empty() ? "--" : ", --") + option->get_lnames().front();
-  }
+  const auto name = [&](const std::vector<const CLI::Option*>& options) {
+    for (const CLI::Option* option : options) {
+      if (option->count() > 0) names += (names.empty() ? "--" : ", --") + option->get_lnames().front();
+    }
+  };
+  if (method.makes == Makes::Fp8) name(flags.bits);
+  if (method.makes != Makes::GroupedInt) name(flags.integer_only);
+  if (method.makes != Makes::Fp8) name(flags.fp8_only);
+  if (method.makes != Makes::Codebook) name(flags.codebook_only);
   if (!names.empty()) log::warning("ignored, because {} has no use for it: {}", method.name, names);
 }
 
@@ -114,9 +126,9 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   options.model = hub::resolve_model(flags.model.empty() ? flags.model_option : flags.model);
   options.method = flags.method;
   const quantize::Method& method = quantize::find_method(flags.method);
-  const bool is_fp8 = method.makes == quantize::Makes::Fp8;
-  name_ignored(is_fp8 ? flags.integer_only : flags.fp8_only, method);
-  if (is_fp8) options.method_options.fp8 = fp8_options(flags);
+  name_ignored(flags, method);
+  if (method.makes == quantize::Makes::Fp8) options.method_options.fp8 = fp8_options(flags);
+  if (flags.sensitivity == "hessian") options.method_options.squeezellm.sensitivity = quantize::Sensitivity::Hessian;
   options.method_options.grid.symmetry = symmetry_of(flags, method);
   options.method_options.group_index =
       parse_switch(flags.desc_act) == true ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
@@ -145,9 +157,9 @@ CLI::Option* add_switch(CLI::App& command, const std::string& names, std::string
 
 void register_integer_flags(CLI::App& command, QuantizeFlags& flags) {
   quantize::MethodOptions& method = flags.pipeline.method_options;
+  flags.bits = {command.add_option("--bits,--w_bit,--w-bit", method.grid.bits, "bits a weight: 2, 3, 4 or 8")
+                    ->capture_default_str()};
   flags.integer_only = {
-      command.add_option("--bits,--w_bit,--w-bit", method.grid.bits, "bits a weight: 2, 3, 4 or 8")
-          ->capture_default_str(),
       command
           .add_option("--group-size,--q_group_size,--q-group-size", method.group_size,
                       "inputs that share a scale; -1: a whole row")
@@ -184,6 +196,36 @@ void register_fp8_flags(CLI::App& command, QuantizeFlags& flags) {
                        "FP8: also calibrate scales of keys and values, for --kv-cache-dtype fp8")};
 }
 
+/// "0.45%" as 0.0045. A bare number could mean either, so only 0 goes without the sign.
+std::string parse_share(const std::string& text, double& share) {
+  char* end = nullptr;
+  share = std::strtod(text.c_str(), &end) / 100;
+  const std::string_view rest(end);
+  if (end != text.c_str() && (rest == "%" || (rest.empty() && share == 0))) return {};
+  return fmt::format("'{}' is no percentage; write it as in 0.45%", text);
+}
+
+void register_codebook_flags(CLI::App& command, QuantizeFlags& flags) {
+  double& sparsity = flags.pipeline.method_options.squeezellm.sparsity;
+  flags.codebook_only = {
+      command
+          .add_option_function<std::string>(
+              "--sparsity",
+              [&sparsity](const std::string& text) {
+                if (const std::string fault = parse_share(text, sparsity); !fault.empty()) {
+                  throw CLI::ValidationError("--sparsity", fault);
+                }
+              },
+              "SqueezeLLM: part of the weights that is stored apart, exact; 0: none")
+          ->type_name("PERCENT%")
+          ->default_str("0.45%"),
+      command
+          .add_option("--sensitivity", flags.sensitivity,
+                      "SqueezeLLM: what weighs errors: the end loss's Fisher information, or the layer's own error")
+          ->check(CLI::IsMember({"fisher", "hessian"}))
+          ->capture_default_str()};
+}
+
 }  // namespace
 
 std::function<int()> add_quantize(CLI::App& command) {
@@ -199,6 +241,7 @@ std::function<int()> add_quantize(CLI::App& command) {
   command.add_option("--output,-o", pipeline.output, "folder to write")->required()->type_name("DIR");
   register_integer_flags(command, *flags);
   register_fp8_flags(command, *flags);
+  register_codebook_flags(command, *flags);
   command.add_option("--calibration", flags->calibration, "text or JSON lines; self: the model writes its own [self]")
       ->type_name("FILE|self");
   command.add_option("--samples", pipeline.calibration.num_samples, "calibration samples")->capture_default_str();
