@@ -169,6 +169,7 @@ GptqFactor factorize(Matrix<const float> gram, ColumnOrder order, double damp_pe
     if (invert_to_upper_cholesky(factor.upper.matrix<float>())) break;
     if (damping > kLargestDampPercent) throw Error(ErrorCode::Corrupt, "the Gram matrix of its inputs is not positive");
   }
+  factor.damping = static_cast<float>(factor.damp_percent * mean);
   factor.importance = damped_diagonal(gram, factor.damp_percent);
   return factor;
 }
@@ -180,12 +181,16 @@ std::vector<float> damped_diagonal(Matrix<const float> gram, double damp_percent
   return diagonal;
 }
 
+QuantizedTile gptq_tile(const Tile& weights, const GptqFactor& factor, std::int64_t group_size,
+                        const GridFormat& format) {
+  return TileSolver(factor, group_size, format).solve(weights);
+}
+
 weights::GroupedIntWeights gptq(Matrix<const float> weight, const GptqFactor& factor, std::int64_t group_size,
                                 const GridFormat& format, ThreadPool& pool) {
   GroupedIntWriter writer(weight.rows, weight.cols, format.bits, group_size);
   pool.run(num_tiles(weight.rows), [&](std::int64_t tile_idx, int) {
-    TileSolver solver(factor, group_size, format);
-    writer.store(tile_idx, solver.solve(load_tile(weight, tile_idx)));
+    writer.store(tile_idx, gptq_tile(load_tile(weight, tile_idx), factor, group_size, format));
   });
   if (factor.column_order == ColumnOrder::GroupIndex) {
     std::vector<std::int32_t> g_idx(factor.order.size());
@@ -199,6 +204,7 @@ weights::GroupedIntWeights gptq(Matrix<const float> weight, const GptqFactor& fa
 }
 
 std::unique_ptr<Quantizer> make_gptq(const MethodOptions& options) {
+  if (options.guidance == Guidance::EndLoss) return make_guided_gptq(options);
   return std::make_unique<Gptq>(options);
 }
 

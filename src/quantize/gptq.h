@@ -6,6 +6,7 @@
 #include "core/tensor.h"
 #include "core/thread_pool.h"
 #include "quantize/grid.h"
+#include "quantize/tile.h"
 #include "weights/linear_weights.h"
 
 /// GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one after another; what a rounding does to the
@@ -27,6 +28,7 @@ struct GptqFactor {
   std::vector<float> importance;    // [in] diagonal of the damped Hessian, in the natural order
   Tensor upper;                     // f32 [in, in] U with U^T U = H^-1, rows and columns in `order`
   double damp_percent = 0;          // what was needed
+  float damping = 0;                // the same, as it was added to the diagonal
 };
 
 /// Factors H = gram + damping: `damp_percent` of the mean diagonal is added to the diagonal, more where H is still
@@ -36,6 +38,10 @@ GptqFactor factorize(Matrix<const float> gram, ColumnOrder order, double damp_pe
 
 /// Importance of each input [in] for fit_weighted: the diagonal of `gram` plus `damp_percent` of its mean.
 std::vector<float> damped_diagonal(Matrix<const float> gram, double damp_percent);
+
+/// One tile of `gptq`, below.
+QuantizedTile gptq_tile(const Tile& weights, const GptqFactor& factor, std::int64_t group_size,
+                        const GridFormat& format);
 
 /// weight f32 [out, in], group_size divides in.
 weights::GroupedIntWeights gptq(Matrix<const float> weight, const GptqFactor& factor, std::int64_t group_size,

@@ -9,8 +9,9 @@ namespace nibble::quantize {
 namespace {
 
 // Asymmetric: both ends from 1 down to 0.56 of the extremes. Symmetric: one factor, from 1 down to 0.34, finer because
-// it is a single one. Wider or finer grids gain nothing at 3 and 4 bits.
+// it is a single one. Wider or finer grids gain nothing at 3 and 4 bits, wider ones do at 2.
 constexpr int kAsymmetricSteps = 12;
+constexpr int kAsymmetricSteps2Bits = 16;
 constexpr float kAsymmetricStep = 0.04f;
 constexpr int kSymmetricSteps = 45;
 constexpr float kSymmetricStep = 0.015f;
@@ -59,11 +60,12 @@ GroupGrid asymmetric_grid(const Extremes& extremes, float shrink_low, float shri
   return grid;
 }
 
-GroupGrid symmetric_grid(const Extremes& extremes, float shrink, const GridFormat& format) {
+/// A negative `sign` turns the grid round: its code 0, a step further out than the largest, lies on the other side.
+GroupGrid symmetric_grid(const Extremes& extremes, float shrink, float sign, const GridFormat& format) {
   GroupGrid grid;
   for (std::int64_t r = 0; r < kTileRows; ++r) {
     const float largest = std::max(-extremes.low[r], extremes.high[r]);
-    grid.scale[r] = storable_scale(2 * largest * shrink / format.max_code());
+    grid.scale[r] = sign * storable_scale(2 * largest * shrink / format.max_code());
     grid.zero[r] = format.middle();
   }
   return grid;
@@ -117,7 +119,7 @@ class BestGrid {
 GroupGrid fit_min_max(const Tile& weights, std::int64_t first_column, std::int64_t num_columns,
                       const GridFormat& format) {
   const Extremes extremes = find_extremes(weights, first_column, num_columns);
-  if (format.symmetry == Symmetry::Symmetric) return symmetric_grid(extremes, 1, format);
+  if (format.symmetry == Symmetry::Symmetric) return symmetric_grid(extremes, 1, 1, format);
   return asymmetric_grid(extremes, 1, 1, format.max_code());
 }
 
@@ -130,12 +132,15 @@ GroupGrid fit_weighted(const Tile& weights, std::int64_t first_column, std::span
   };
   if (format.symmetry == Symmetry::Symmetric) {
     for (int i = 0; i < kSymmetricSteps; ++i) {
-      offer(symmetric_grid(extremes, 1 - kSymmetricStep * static_cast<float>(i), format));
+      const float shrink = 1 - kSymmetricStep * static_cast<float>(i);
+      offer(symmetric_grid(extremes, shrink, 1, format));
+      offer(symmetric_grid(extremes, shrink, -1, format));
     }
     return best.grid();
   }
-  for (int i = 0; i < kAsymmetricSteps; ++i) {
-    for (int j = 0; j < kAsymmetricSteps; ++j) {
+  const int steps = format.bits == 2 ? kAsymmetricSteps2Bits : kAsymmetricSteps;
+  for (int i = 0; i < steps; ++i) {
+    for (int j = 0; j < steps; ++j) {
       offer(asymmetric_grid(extremes, 1 - kAsymmetricStep * static_cast<float>(i),
                             1 - kAsymmetricStep * static_cast<float>(j), format.max_code()));
     }

@@ -23,8 +23,9 @@ GroupGrid fit_min_max(const Tile& weights, std::int64_t first_column, std::int64
                       const GridFormat& format);
 
 /// The grid of least Σ importance[k] (w_k - ŵ_k)² among shrunken min-max grids (GPTQ's and llm-compressor's MSE
-/// search): both ends shrink on their own in the asymmetric form. `importance` [num_columns] is the diagonal of the
-/// inputs' Gram matrix.
+/// search): both ends shrink on their own in the asymmetric form; in the symmetric one scales have either sign, so that
+/// the side with one level more is the one that needs it (AutoRound's full-range grid). `importance` [num_columns] is
+/// the diagonal of the inputs' Gram matrix.
 GroupGrid fit_weighted(const Tile& weights, std::int64_t first_column, std::span<const float> importance,
                        const GridFormat& format);
 

@@ -17,7 +17,14 @@ void check_rtn(const MethodOptions& options) {
   refuse_desc_act(options, "rtn");
 }
 
-void check_gptq(const MethodOptions&) {}
+void check_gptq(const MethodOptions& options) {
+  if (options.guidance == Guidance::Inputs || options.group_index == GroupIndex::Trivial) return;
+  throw Error(ErrorCode::InvalidArgument, "--guided keeps groups as they lie; leave --desc-act out");
+}
+
+Calibration gptq_calibration(const MethodOptions& options) {
+  return options.guidance == Guidance::EndLoss ? Calibration::Loss : Calibration::Stages;
+}
 
 void check_awq(const MethodOptions& options) {
   refuse_desc_act(options, "awq");
@@ -87,7 +94,7 @@ constexpr Method kMethods[] = {
     {"awq", "scale the channels that matter, then round", Makes::GroupedInt, Symmetry::Asymmetric,
      always<Calibration::Block>, check_awq, make_awq, awq_format},
     {"gptq", "round column by column, later columns absorb the error", Makes::GroupedInt, Symmetry::Symmetric,
-     always<Calibration::Stages>, check_gptq, make_gptq, gptq_format},
+     gptq_calibration, check_gptq, make_gptq, gptq_format},
     {"fp8", "8-bit floats, nearly lossless and half the size", Makes::Fp8, Symmetry::Symmetric, fp8_calibration,
      check_fp8, make_fp8, fp8_format},
     {"squeezellm", "a table of values for each output row, by what the end loss feels", Makes::Codebook,

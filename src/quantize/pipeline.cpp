@@ -6,12 +6,14 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "core/log.h"
 #include "core/progress.h"
 #include "quantize/activation_stream.h"
 #include "quantize/calibration_linear.h"
+#include "quantize/loss_pipeline.h"
 #include "quantize/output.h"
 #include "quantize/output_error.h"
 #include "quantize/plan.h"
@@ -19,20 +21,6 @@
 
 namespace nibble::quantize {
 namespace {
-
-/// Mean of relative errors over the linears of a block.
-class MeanError {
- public:
-  void add(double error) {
-    sum_ += error;
-    ++count_;
-  }
-  double mean() const { return count_ > 0 ? sum_ / count_ : 0; }
-
- private:
-  double sum_ = 0;
-  int count_ = 0;
-};
 
 bool is_finite(const StageInputs& inputs) {
   if (!inputs.gram.is_empty()) {
@@ -66,7 +54,10 @@ class Pipeline {
 
   PipelineReport run() {
     // The samples come first: an unreadable calibration file must not leave a begun output folder behind.
-    if (calibration_ != Calibration::None) start_stream();
+    std::optional<CalibrationSamples> samples;
+    if (calibration_ != Calibration::None) samples = draw_samples();
+    if (calibration_ == Calibration::Loss) return run_by_loss(*samples);
+    if (samples) start_stream(*samples);
     Output output(checkpoint_, plan_, options_);
     Progress progress("Quantizing", static_cast<std::int64_t>(plan_.blocks.size()), "blocks");
     PipelineReport report;
@@ -81,10 +72,32 @@ class Pipeline {
   }
 
  private:
-  void start_stream() {
-    const CalibrationSamples samples = make_samples(checkpoint_, options_.calibration, options_.num_threads);
+  CalibrationSamples draw_samples() const {
+    CalibrationSamples samples = make_samples(checkpoint_, options_.calibration, options_.num_threads);
     log::info("calibrating with {} samples of {} tokens from {}, seed {}", samples.num_samples, samples.seq_len,
               options_.calibration.source, options_.calibration.seed);
+    return samples;
+  }
+
+  /// Blocks last to first; the report has them in the model's order.
+  PipelineReport run_by_loss(const CalibrationSamples& samples) {
+    Output output(checkpoint_, plan_, options_);
+    LossPipeline pipeline(checkpoint_, plan_, options_, *backend_, *quantizer_);
+    pipeline.start(samples);
+    const auto num_blocks = static_cast<std::int64_t>(plan_.blocks.size());
+    Progress progress("Backward pass", num_blocks, "blocks");
+    PipelineReport report;
+    for (std::int64_t b = num_blocks - 1; b >= 0; --b) {
+      report.blocks.insert(report.blocks.begin(), pipeline.quantize_block(b, output));
+      log_block(report.blocks.front());
+      progress.update(num_blocks - b);
+    }
+    output.finish();
+    report.output_bytes = output.total_bytes();
+    return report;
+  }
+
+  void start_stream(const CalibrationSamples& samples) {
     rope_ = backend_->make_rope({.inv_freq = models::rope_inverse_frequencies(plan_.config),
                                  .attention_factor = 1,
                                  .max_positions = samples.seq_len});

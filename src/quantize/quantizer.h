@@ -34,6 +34,12 @@ enum class GroupIndex : std::uint8_t {
   DescAct,  // groups of columns of similar importance, written as g_idx
 };
 
+/// What the error of a linear is measured by.
+enum class Guidance : std::uint8_t {
+  Inputs,   // the inputs' Gram matrix: the error of the linear's outputs
+  EndLoss,  // the same, each token weighted by how much the end loss depends on it (GuidedQuant, arXiv 2505.07004)
+};
+
 /// How codes are chosen once the grids are known.
 enum class Rounding : std::uint8_t { Nearest, Gptq };
 
@@ -69,6 +75,8 @@ struct MethodOptions {
   GroupIndex group_index = GroupIndex::Trivial;
   double damp_percent = 0.01;             // of the mean diagonal, added to GPTQ's Hessian
   Rounding rounding = Rounding::Nearest;  // AWQ
+  Guidance guidance = Guidance::Inputs;
+  LossOptions loss;  // Calibration::Loss
   Fp8Options fp8;
   SqueezeLlmOptions squeezellm;
 
@@ -135,6 +143,7 @@ const Method& find_method(std::string_view name);
 
 std::unique_ptr<Quantizer> make_rtn(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_gptq(const MethodOptions& options);
+std::unique_ptr<Quantizer> make_guided_gptq(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_awq(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_fp8(const MethodOptions& options);
 std::unique_ptr<Quantizer> make_squeezellm(const MethodOptions& options);

@@ -45,8 +45,8 @@ Tile load_tile(Matrix<const float> weight, std::int64_t tile_idx);
 /// Column j of the result is column order[j] of `tile`.
 Tile permute_columns(const Tile& tile, const std::vector<std::int32_t>& order);
 
-/// The affine grid of one group in each row of a tile: w ≈ scale * (code - zero). Scales are positive, finite and exact
-/// in f16; zeros are whole numbers.
+/// The affine grid of one group in each row of a tile: w ≈ scale * (code - zero). Scales are not zero, finite and
+/// exact in f16; they may be negative. Zeros are whole numbers.
 struct GroupGrid {
   Lanes scale;
   Lanes zero;

@@ -99,6 +99,21 @@ TEST(Grid, RoundToNearestIsWithinHalfAStep) {
   }
 }
 
+TEST(Grid, SymmetricFitTurnsToTheSideThatNeedsALevelMore) {
+  // Levels -8 … 7: eight steps reach the larger extreme exactly, on whichever side it lies.
+  const Tile tile = tile_of({{-8, -3, 2, 5}, {8, 3, -2, -5}});
+  const std::vector<float> importance = {1, 1, 1, 1};
+  const GroupGrid grid = fit_weighted(tile, 0, importance, kSymmetric4);
+  EXPECT_GT(grid.scale[0], 0);
+  EXPECT_LT(grid.scale[1], 0);
+  EXPECT_EQ(grid.scale[1], -grid.scale[0]);
+  for (std::int64_t k = 0; k < 4; ++k) {
+    const Lanes codes = round_to_grid(tile[k], grid, kSymmetric4);
+    EXPECT_EQ(codes[0], codes[1]);
+    EXPECT_EQ(dequantize(codes, grid)[1], -dequantize(codes, grid)[0]);
+  }
+}
+
 double importance_error(const Tensor& weight, const weights::GroupedIntWeights& quantized,
                         const std::vector<float>& importance) {
   const Tensor back = values_of(quantized);

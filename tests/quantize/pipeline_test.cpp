@@ -143,6 +143,41 @@ TEST_F(PipelineTest, BytesDependOnSeedButNotOnThreadsOrRun) {
   }
 }
 
+TEST_F(PipelineTest, GuidedGptqIsAnOrdinaryCheckpointWhateverTheThreads) {
+  std::set<std::string> outputs;
+  for (const int threads : {1, 2}) {
+    PipelineOptions run = options("gptq", "guided" + std::to_string(threads));
+    run.method_options.guidance = Guidance::EndLoss;
+    run.num_threads = threads;
+    const PipelineReport report = run_pipeline(run);
+    ASSERT_EQ(report.blocks.size(), 2u);
+    EXPECT_EQ(report.blocks[0].name, "model.layers.0");
+    for (const BlockReport& block : report.blocks) EXPECT_LT(block.method_error, 0.5 * block.rtn_error);
+    outputs.insert(read_text_file(run.output / "model.safetensors"));
+    const auto checkpoint = formats::Checkpoint::open(run.output);
+    EXPECT_EQ(checkpoint->quantization()->checkpoint_format, "gptq");
+    // Symmetric scales of both signs, as the format allows.
+    const auto linear =
+        std::get<weights::GroupedIntWeights>(checkpoint->linear("model.layers.0.mlp.up_proj", {96, 64}));
+    const Tensor scales = to_dtype(linear.scales, DType::F32);
+    EXPECT_GT(std::ranges::count_if(scales.span<float>(), [](float s) { return s < 0; }), 10);
+    std::size_t num_files = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(run.output)) {
+      EXPECT_EQ(entry.path().string().find("nibble-backward"), std::string::npos);
+      ++num_files;
+    }
+    EXPECT_EQ(num_files, 3u);  // model.safetensors, config.json, tokenizer.json
+  }
+  EXPECT_EQ(outputs.size(), 1u);
+}
+
+TEST_F(PipelineTest, GuidedGptqRefusesGroupsOfItsOwnOrder) {
+  PipelineOptions guided = options("gptq");
+  guided.method_options.guidance = Guidance::EndLoss;
+  guided.method_options.group_index = GroupIndex::DescAct;
+  EXPECT_THAT(error_of(guided), HasSubstr("leave --desc-act out"));
+}
+
 TEST_F(PipelineTest, UnknownMethodListsTheKnownOnes) {
   PipelineOptions unknown = options("rtn");
   unknown.method = "squeeze";

@@ -35,6 +35,9 @@ struct QuantizeFlags {
   std::string zero_point;  // "" where it was not given
   std::string desc_act;
   std::string rounding = "nearest";
+  bool guided = false;
+  std::string labels = "sampled";
+  std::string fisher = "token";
   std::string weight_strategy = "channel";
   std::string activation_scheme = "dynamic";
   bool kv_cache_scales = false;
@@ -121,6 +124,14 @@ quantize::Fp8Options fp8_options(const QuantizeFlags& flags) {
   return options;
 }
 
+quantize::LossOptions loss_options(const QuantizeFlags& flags) {
+  quantize::LossOptions options;
+  if (flags.labels == "text") options.labels = quantize::LossLabels::Text;
+  if (flags.fisher == "sequence") options.fisher_form = quantize::FisherForm::Sequence;
+  options.seed = flags.pipeline.calibration.seed;
+  return options;
+}
+
 quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   quantize::PipelineOptions options = flags.pipeline;
   options.model = hub::resolve_model(flags.model.empty() ? flags.model_option : flags.model);
@@ -132,6 +143,8 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   options.method_options.grid.symmetry = symmetry_of(flags, method);
   options.method_options.group_index =
       parse_switch(flags.desc_act) == true ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
+  if (flags.guided) options.method_options.guidance = quantize::Guidance::EndLoss;
+  options.method_options.loss = loss_options(flags);
   options.method_options.rounding = flags.rounding == "gptq" ? quantize::Rounding::Gptq : quantize::Rounding::Nearest;
   if (method.calibration(options.method_options) == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
@@ -176,6 +189,17 @@ void register_integer_flags(CLI::App& command, QuantizeFlags& flags) {
       command.add_option("--rounding", flags.rounding, "AWQ: codes by rounding to nearest or by GPTQ")
           ->check(CLI::IsMember({"nearest", "gptq"}))
           ->capture_default_str()};
+}
+
+void register_loss_flags(CLI::App& command, QuantizeFlags& flags) {
+  command.add_flag("--guided", flags.guided,
+                   "GPTQ: errors weighted by what they do to the end loss (a backward pass), then coordinate descent");
+  command.add_option("--labels", flags.labels, "of the end loss: drawn from the model, or the text's next tokens")
+      ->check(CLI::IsMember({"sampled", "text"}))
+      ->capture_default_str();
+  command.add_option("--fisher", flags.fisher, "what the Fisher diagonal squares: each token's gradient or a sample's")
+      ->check(CLI::IsMember({"token", "sequence"}))
+      ->capture_default_str();
 }
 
 void register_fp8_flags(CLI::App& command, QuantizeFlags& flags) {
@@ -240,6 +264,7 @@ std::function<int()> add_quantize(CLI::App& command) {
       ->type_name("FORMAT");
   command.add_option("--output,-o", pipeline.output, "folder to write")->required()->type_name("DIR");
   register_integer_flags(command, *flags);
+  register_loss_flags(command, *flags);
   register_fp8_flags(command, *flags);
   register_codebook_flags(command, *flags);
   command.add_option("--calibration", flags->calibration, "text or JSON lines; self: the model writes its own [self]")

@@ -1,0 +1,98 @@
+#include "quantize/loss_pipeline.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "core/log.h"
+#include "quantize/output_error.h"
+#include "quantize/rtn.h"
+
+namespace nibble::quantize {
+namespace {
+
+/// Σ F (w - ŵ)² / Σ F w²
+double fisher_error(const Tensor& weight, const Tensor& quantized, const Tensor& fisher) {
+  double error = 0;
+  double norm = 0;
+  const auto w = weight.span<float>();
+  for (std::size_t i = 0; i < w.size(); ++i) {
+    const double difference = w[i] - quantized.span<float>()[i];
+    error += fisher.span<float>()[i] * difference * difference;
+    norm += static_cast<double>(fisher.span<float>()[i]) * w[i] * w[i];
+  }
+  return norm > 0 ? error / norm : 0;
+}
+
+}  // namespace
+
+LossPipeline::LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
+                           backend::Backend& backend, Quantizer& quantizer)
+    : checkpoint_(checkpoint), plan_(plan), options_(options), backend_(backend), quantizer_(quantizer) {}
+
+void LossPipeline::start(const CalibrationSamples& samples) {
+  walk_ = std::make_unique<LossWalk>(checkpoint_, plan_, backend_, samples, options_.method_options.loss,
+                                     quantizer_.loss_needs(), options_.output);
+  log::info("the float model's loss on the calibration tokens: {:.4f} nats a token", walk_->forward());
+}
+
+BlockReport LossPipeline::quantize_block(std::int64_t block_idx, Output& output) {
+  const FloatBlock block = load_float_block(checkpoint_, plan_.blocks[static_cast<std::size_t>(block_idx)]);
+  const std::vector<StageLossStatistics> statistics = walk_->backward(block, block_idx);
+  output.add_norms(block);
+  MeanError rtn_error;
+  MeanError method_error;
+  for (std::size_t s = block.stages.size(); s-- > 0;) {
+    const std::vector<FloatLinear>& linears = block.stages[s];
+    expect_finite(statistics[s], linears);
+    const auto quantized = quantize_stage(linears, statistics[s]);
+    output.add_stage(linears, quantized);
+    for (std::size_t i = 0; i < linears.size(); ++i) {
+      const LossStatistics& loss = statistics[s].linears[i];
+      method_error.add(error_of(linears[i].weight, weights::dequantize(quantized[i]), loss));
+      rtn_error.add(error_of(linears[i].weight, rounded(linears[i].weight), loss));
+    }
+  }
+  return {block.spec.prefix, rtn_error.mean(), method_error.mean()};
+}
+
+void LossPipeline::expect_finite(const StageLossStatistics& statistics, const std::vector<FloatLinear>& linears) {
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const LossStatistics& loss = statistics.linears[i];
+    const auto is_finite = [](const Tensor& tensor) {
+      return std::ranges::all_of(tensor.span<float>(), [](float x) { return std::isfinite(x); });
+    };
+    if ((loss.fisher.is_empty() || is_finite(loss.fisher)) &&
+        (loss.guided_gram.is_empty() || is_finite(loss.guided_gram))) {
+      continue;
+    }
+    throw Error(ErrorCode::Corrupt, linears[i].name +
+                                        ": the end loss's gradient is NaN or infinite here; the float model is broken "
+                                        "in this layer or in one beside it");
+  }
+}
+
+std::vector<weights::LinearWeights> LossPipeline::quantize_stage(const std::vector<FloatLinear>& linears,
+                                                                 const StageLossStatistics& statistics) {
+  try {
+    return quantizer_.quantize_by_loss(linears, statistics, backend_.pool());
+  } catch (const Error& error) {
+    throw error.in(linears.front().name);
+  }
+}
+
+Tensor LossPipeline::rounded(const Tensor& weight) const {
+  const auto matrix = weight.matrix<float>();
+  const MethodOptions& method = options_.method_options;
+  return weights::dequantize(round_to_nearest(matrix, method.group_size_of(matrix.cols), method.grid, backend_.pool()));
+}
+
+double LossPipeline::error_of(const Tensor& weight, const Tensor& quantized, const LossStatistics& statistics) const {
+  if (statistics.guided_gram.is_empty()) return fisher_error(weight, quantized, statistics.fisher);
+  return output_error(weight.matrix<float>(), quantized.matrix<float>(), statistics.guided_gram.matrix<float>(),
+                      backend_.pool());
+}
+
+}  // namespace nibble::quantize

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "formats/checkpoint.h"
+#include "quantize/calibration.h"
+#include "quantize/loss_walk.h"
+#include "quantize/output.h"
+#include "quantize/pipeline.h"
+#include "quantize/plan.h"
+#include "quantize/quantizer.h"
+
+namespace nibble::quantize {
+
+/// The pipeline of Calibration::Loss: statistics of the float model's end loss, blocks last to first; each block's
+/// linears are quantized as soon as its statistics are there.
+class LossPipeline {
+ public:
+  /// References outlive it.
+  LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
+               backend::Backend& backend, Quantizer& quantizer);
+
+  /// The forward pass. `samples` may go away afterwards.
+  void start(const CalibrationSamples& samples);
+  /// Blocks from last to first.
+  BlockReport quantize_block(std::int64_t block_idx, Output& output);
+
+ private:
+  /// Errors: Corrupt, naming the linear.
+  static void expect_finite(const StageLossStatistics& statistics, const std::vector<FloatLinear>& linears);
+  std::vector<weights::LinearWeights> quantize_stage(const std::vector<FloatLinear>& linears,
+                                                     const StageLossStatistics& statistics);
+  /// Round to nearest, for comparison.
+  Tensor rounded(const Tensor& weight) const;
+  /// Relative, weighted by the end loss.
+  double error_of(const Tensor& weight, const Tensor& quantized, const LossStatistics& statistics) const;
+
+  const formats::Checkpoint& checkpoint_;
+  const Plan& plan_;
+  const PipelineOptions& options_;
+  backend::Backend& backend_;
+  Quantizer& quantizer_;
+  std::unique_ptr<LossWalk> walk_;
+};
+
+}  // namespace nibble::quantize
