@@ -131,12 +131,11 @@ def test_nibble_reads_the_padded_words_of_releases_before_0_20(tool, tmp_path): 
 
 
 @pytest.mark.parametrize("flags, largest_difference", [
-    # transformers dequantizes to f16 and nibble to f32: half a unit in the last place of each weight.
-    (["--method", "rtn", "--group-size", "64"], 0.25), (["--method", "rtn", "--group-size", "64", "--asym"], 0.25),
-    (["--method", "rtn", "--bits", "8", "--group-size", "-1"], 0.25),
+    # Not asymmetric: compressed-tensors 0.20.0 sizes packed zero points wrongly when transformers makes the empty model.
+    (["--method", "rtn", "--group-size", "64"], 5e-3), (["--method", "rtn", "--bits", "8", "--group-size", "-1"], 5e-3),
     # compressed-tensors rounds the activations to FP8 too, which nibble's exact mode does not.
     (["--method", "fp8"], 8),
-], ids=["W4A16", "W4A16_ASYM", "W8A16", "FP8_DYNAMIC"])
+], ids=["W4A16", "W8A16", "FP8_DYNAMIC"])
 def test_transformers_computes_nibbles_logits(nibble, build_dir, smollm2, tmp_path, flags, largest_difference):
     import torch
     import transformers

@@ -34,6 +34,7 @@ constexpr Subcommand kSubcommands[] = {
     {"generate", "continue a prompt, or answer it (--chat)", add_generate},
     {"import", "write a GGUF file as a Hugging Face checkpoint", add_import},
     {"convert", "write a quantized checkpoint in another format, number for number", add_convert},
+    {"inspect", "what a model file is: method, bits, groups, sizes, tensors", add_inspect},
     {"bench", "measure prefill and decode speed of a model", add_bench},
 };
 

@@ -18,6 +18,7 @@ std::function<int()> add_serve(CLI::App& command);
 std::function<int()> add_generate(CLI::App& command);
 std::function<int()> add_import(CLI::App& command);
 std::function<int()> add_convert(CLI::App& command);
+std::function<int()> add_inspect(CLI::App& command);
 std::function<int()> add_bench(CLI::App& command);
 
 }  // namespace nibble::apps
