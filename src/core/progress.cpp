@@ -26,7 +26,8 @@ void Progress::update(std::int64_t done, const std::string& detail) {
           : done > 0     ? fmt::format(", {} left", format_duration(left))
                          : "";
   if (!detail.empty()) line += "  " + detail;
-  fmt::print(stderr, "{}{}{}", is_terminal_ ? "\r\x1b[K" : "", line, is_terminal_ ? "" : "\n");
+  const std::string text = fmt::format("{}{}{}", is_terminal_ ? "\r\x1b[K" : "", line, is_terminal_ ? "" : "\n");
+  std::fwrite(text.data(), 1, text.size(), stderr);  // fmt::print would throw where stderr is full or closed
   std::fflush(stderr);
 }
 

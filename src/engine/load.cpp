@@ -19,6 +19,12 @@ std::unique_ptr<formats::Checkpoint> open_checkpoint(const std::filesystem::path
                 "--load-format " + options.load_format + ": choose auto, safetensors, gguf or dummy");
   }
   if (options.load_format == "dummy") return models::make_dummy_checkpoint(model, options.seed);
+  const bool is_folder = std::filesystem::is_directory(model);
+  if ((options.load_format == "gguf" && is_folder) || (options.load_format == "safetensors" && !is_folder)) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--load-format {}: {} is a {}; leave the flag out", options.load_format, model.string(),
+                            is_folder ? "folder" : "file"));
+  }
   return formats::Checkpoint::open(model);
 }
 

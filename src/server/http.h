@@ -44,6 +44,9 @@ class Exchange {
  public:
   virtual ~Exchange() = default;
   virtual const HttpRequest& request() const = 0;
+  /// Frees the request's body, which whoever answers has read: an answer may take minutes. Not at the same time as
+  /// anything that reads the body.
+  virtual void drop_body() = 0;
 
   virtual void respond(HttpResponse response) = 0;
   virtual void start_stream(std::string content_type) = 0;
@@ -67,6 +70,9 @@ struct HttpOptions {
   std::size_t max_header_bytes = 64 * 1024;
   std::size_t max_num_headers = 256;
   std::size_t max_body_bytes = 32 * 1024 * 1024;
+  /// All bodies together that are arriving or waiting to be read; what goes beyond is answered 503. 0: eight times
+  /// max_body_bytes.
+  std::size_t max_total_body_bytes = 0;
   /// What a streaming client may leave unread, beyond the kernel's buffers, before it counts as gone.
   std::size_t max_unsent_bytes = 1024 * 1024;
   std::chrono::milliseconds header_timeout{20'000};  // from a request's first byte to the end of its header

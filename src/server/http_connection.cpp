@@ -49,8 +49,11 @@ std::string_view reason_phrase(int status) {
 class ConnectionExchange final : public Exchange {
  public:
   ConnectionExchange(std::shared_ptr<HttpConnection> connection, std::uint64_t number,
-                     std::shared_ptr<const HttpRequest> request)
-      : connection_(std::move(connection)), number_(number), request_(std::move(request)) {}
+                     std::shared_ptr<HttpRequest> request, std::unique_ptr<BodyShare> body_share)
+      : connection_(std::move(connection)),
+        number_(number),
+        request_(std::move(request)),
+        body_share_(std::move(body_share)) {}
   ~ConnectionExchange() override {
     asio::post(connection_->executor(), [connection = connection_, number = number_] { connection->abandon(number); });
   }
@@ -58,6 +61,10 @@ class ConnectionExchange final : public Exchange {
   ConnectionExchange& operator=(const ConnectionExchange&) = delete;
 
   const HttpRequest& request() const override { return *request_; }
+  void drop_body() override {
+    request_->body = std::string();
+    body_share_.reset();
+  }
 
   void respond(HttpResponse response) override {
     asio::post(connection_->executor(),
@@ -92,7 +99,8 @@ class ConnectionExchange final : public Exchange {
  private:
   std::shared_ptr<HttpConnection> connection_;  // shared with the pending operations of the socket
   std::uint64_t number_;
-  std::shared_ptr<const HttpRequest> request_;  // shared with the connection
+  std::shared_ptr<HttpRequest> request_;  // shared with the connection, which does not look at the body
+  std::unique_ptr<BodyShare> body_share_;
 };
 
 }  // namespace
@@ -104,6 +112,16 @@ std::vector<std::shared_ptr<HttpConnection>> HttpShared::live_connections() {
     if (auto owner = connection->weak_from_this().lock()) live.push_back(std::move(owner));
   }
   return live;  // whoever holds the last owner destroys it without the lock
+}
+
+bool BodyShare::grow_to(std::size_t num_bytes) {
+  const std::size_t num_added = num_bytes - num_bytes_;
+  if (shared_->body_bytes.fetch_add(num_added) + num_added > shared_->max_total_body_bytes()) {
+    shared_->body_bytes -= num_added;
+    return false;
+  }
+  num_bytes_ = num_bytes;
+  return true;
 }
 
 HttpConnection::HttpConnection(std::shared_ptr<HttpShared> shared, tcp::socket socket)
@@ -191,12 +209,17 @@ void HttpConnection::advance() {
     if (!parser_) {
       idle_since_.store(0, std::memory_order_relaxed);
       parser_.emplace(shared_->options);
+      body_share_ = std::make_unique<BodyShare>(shared_);
       arm_read_timer(shared_->options.header_timeout);
     }
     const HttpParser::State before = parser_->state();
     input_.erase(0, parser_->feed(input_));
     const HttpParser::State state = parser_->state();
     if (state == HttpParser::State::Failed) return refuse(parser_->failure_status(), parser_->failure());
+    if (!body_share_->grow_to(parser_->num_body_bytes())) {
+      return refuse(503, fmt::format("The server holds {} bytes of request bodies already; try again later.",
+                                     shared_->body_bytes.load()));
+    }
     if (state == HttpParser::State::Done) {
       begin_exchange();
       continue;
@@ -214,6 +237,7 @@ void HttpConnection::advance() {
 
 void HttpConnection::refuse(int status, std::string message) {
   parser_.reset();
+  body_share_.reset();
   input_.clear();
   read_timer_.cancel();
   idle_since_.store(0, std::memory_order_relaxed);
@@ -231,11 +255,12 @@ void HttpConnection::begin_exchange() {
   is_http_1_0_ = parser_->is_http_1_0();
   auto request = std::make_shared<HttpRequest>(parser_->take_request());
   request->peer = peer_;
-  request_ = std::move(request);
+  request_ = request;
   parser_.reset();
   started_at_ = Clock::now();
   stage_ = Stage::Answering;
-  auto exchange = std::make_shared<ConnectionExchange>(shared_from_this(), ++number_, request_);
+  auto exchange =
+      std::make_shared<ConnectionExchange>(shared_from_this(), ++number_, std::move(request), std::move(body_share_));
   try {
     shared_->handler(exchange);
   } catch (const std::exception& error) {

@@ -31,16 +31,38 @@ struct HttpShared {
   HttpShared(HttpOptions http_options, HttpHandler http_handler)
       : options(std::move(http_options)), handler(std::move(http_handler)), io(options.num_threads) {}
 
+  std::size_t max_total_body_bytes() const {
+    return options.max_total_body_bytes != 0 ? options.max_total_body_bytes : 8 * options.max_body_bytes;
+  }
+
   /// Every connection that is not just being destroyed.
   std::vector<std::shared_ptr<HttpConnection>> live_connections();
 
   HttpOptions options;
   HttpHandler handler;
   std::atomic<bool> is_stopping{false};
+  std::atomic<std::size_t> body_bytes{0};  // held by all BodyShares
   std::mutex mutex;
   std::condition_variable connection_gone;
   std::unordered_set<HttpConnection*> connections;
   boost::asio::io_context io;
+};
+
+/// What one request's body takes of HttpOptions::max_total_body_bytes, until it is destroyed. Moves with the body from
+/// the connection to the exchange.
+class BodyShare {
+ public:
+  explicit BodyShare(std::shared_ptr<HttpShared> shared) : shared_(std::move(shared)) {}
+  ~BodyShare() { shared_->body_bytes -= num_bytes_; }
+  BodyShare(const BodyShare&) = delete;
+  BodyShare& operator=(const BodyShare&) = delete;
+
+  /// False, and nothing changes, where all bodies together would grow too large.
+  bool grow_to(std::size_t num_bytes);
+
+ private:
+  std::shared_ptr<HttpShared> shared_;  // an exchange may outlive its connection and server
+  std::size_t num_bytes_ = 0;
 };
 
 /// One client: reads requests one after the other (what is pipelined behind the current one waits), hands each to the
@@ -106,6 +128,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::array<char, 8 * 1024> chunk_;
   std::string input_;  // read, not parsed
   std::optional<HttpParser> parser_;
+  std::unique_ptr<BodyShare> body_share_;  // of the request that parser_ reads
   boost::asio::steady_timer read_timer_;
   bool is_reading_ = false;
   bool saw_end_ = false;

@@ -82,6 +82,10 @@ HttpParser::HttpParser(const HttpOptions& options) : options_(options), impl_(st
 
 HttpParser::~HttpParser() = default;
 
+std::size_t HttpParser::num_body_bytes() const {
+  return impl_->parser.get().body().size();
+}
+
 std::size_t HttpParser::feed(std::string_view bytes) {
   auto& parser = impl_->parser;
   std::size_t num_used = 0;
@@ -122,8 +126,11 @@ void HttpParser::check_header() {
   if (static_cast<std::size_t>(std::distance(message.begin(), message.end())) > options_.max_num_headers) {
     return fail(431, fmt::format("The request has more than {} header fields.", options_.max_num_headers));
   }
-  // Beast takes an unknown coding for no body at all: what follows would be read as the next request.
-  if (message.count(beast_http::field::transfer_encoding) != 0 && !impl_->parser.chunked()) {
+  // Beast takes an unknown coding for no body at all, so that what follows would be read as the next request, and
+  // "gzip, chunked" for chunked alone.
+  const auto [first, last] = message.equal_range(beast_http::field::transfer_encoding);
+  const bool is_plain = std::distance(first, last) == 1 && equals_ignoring_case(first->value(), "chunked");
+  if (first != last && !is_plain) {
     return fail(501, "Transfer-Encoding: only chunked is supported.");
   }
   const std::string_view expectation = message[beast_http::field::expect];

@@ -24,6 +24,8 @@ class HttpParser {
   /// Bytes after the end of the request are left.
   std::size_t feed(std::string_view bytes);
   State state() const { return state_; }
+  /// Of the body, held so far.
+  std::size_t num_body_bytes() const;
 
   /// Once the header is complete: the client waits for "100 Continue" before it sends the body.
   bool expects_continue() const { return expects_continue_; }

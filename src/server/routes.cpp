@@ -115,6 +115,7 @@ bool contains(const std::vector<std::string>& list, std::string_view item) {
 void serve(const Route& route, Serving& serving, const std::shared_ptr<Exchange>& exchange) {
   try {
     route.serve(serving, exchange);
+    exchange->drop_body();
   } catch (const std::exception& error) {
     const HttpResponse response = openai::error_response(error);
     if (response.status >= 500) log::error("{} {}: {}", route.method, route.path, error.what());

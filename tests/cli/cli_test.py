@@ -58,6 +58,24 @@ class Usage(unittest.TestCase):
         self.check_usage_error(["generate", "x", "--prompt", "y", "--max-tokens", "0"], "--max-tokens")
         self.check_usage_error(["generate", "x", "--prompt", "y", "--device", "tpu"], "--device")
 
+    def test_bounds_are_named_and_hold_for_what_is_no_number(self):
+        generate = ["generate", "x", "--prompt", "y"]
+        self.check_usage_error([*generate, "--max-tokens", "0"], "--max-tokens: 0 is no number of at least 1")
+        self.check_usage_error([*generate, "--temperature", "nan"], "--temperature: nan is no number of at least 0")
+        self.check_usage_error([*generate, "--top-p", "1.5"], "--top-p: 1.5 is no number between 0 and 1")
+        for name in ["generate", "serve", "eval", "bench"]:
+            prompt = ["--prompt", "y"] if name == "generate" else []
+            self.check_usage_error([name, "x", *prompt, "--threads", "1000000"], "--threads", "between 0 and 1024")
+            self.check_usage_error([name, "x", *prompt, "--max-model-len", "many"], "--max-model-len", "is no count")
+
+    def test_what_needs_chat_says_so(self):
+        self.check_usage_error(["generate", "x", "--prompt", "y", "--system", "z"], "--system requires --chat")
+
+    def test_more_than_one_device_says_what_to_do(self):
+        done = run("serve", "x", "-tp", "2")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"--tensor-parallel-size 2: this nibble runs a model on one device; leave the flag out", done.stderr)
+
     def test_flags_may_be_written_with_underscores(self):
         done = run("generate", "/no/such/model", "--prompt", "y", "--max_tokens=5", "--top_p", "0.5")
         self.assertEqual(done.returncode, 1, done.stderr)
@@ -95,6 +113,16 @@ class Failure(unittest.TestCase):
         done = subprocess.run([NIBBLE, "--help"], stdout=write_end, stderr=subprocess.PIPE, timeout=60)
         os.close(write_end)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_a_closed_or_full_standard_error_changes_no_exit_code(self):
+        for redirection in ["2>&-", "2>/dev/full", "<&- >&- 2>&-"]:
+            done = subprocess.run(["sh", "-c", f'"$0" generate /no/such/model --prompt x {redirection}', NIBBLE], timeout=60)
+            self.assertEqual(done.returncode, 1, redirection)
+
+    def test_the_log_level_is_checked(self):
+        done = run("generate", "/no/such/model", "--prompt", "x", env={**os.environ, "NIBBLE_LOG_LEVEL": "loud"})
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"NIBBLE_LOG_LEVEL=loud: choose debug, info, warning or error", done.stderr)
 
     def test_a_full_disk_under_standard_output_is_an_error(self):
         with open("/dev/full", "wb") as full:

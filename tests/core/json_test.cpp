@@ -34,6 +34,21 @@ TEST(Json, LimitsDepthAndKeys) {
       parse_json(R"({"a":{"x":1,"y":1},"b":{"x":1,"y":1}})", "test", {.max_depth = 8, .max_object_keys = 2}));
 }
 
+TEST(Json, ReadsEveryKindOfValue) {
+  const std::string text = R"({"a":[{},[],null,true,-1,18446744073709551615,1.5,"x"],"b":{"c":{"d":[[1]]}}})";
+  EXPECT_EQ(parse_json(text, "test").dump(), text);
+  EXPECT_EQ(parse_json("7", "test"), 7);
+  EXPECT_EQ(parse_json(R"({"k": {"a": 1}, "k": [2]})", "test"), Json({{"k", {2}}}));
+}
+
+/// With quadratic work this test takes an hour.
+TEST(Json, LongArraysOfObjectsTakeLinearTime) {
+  constexpr std::size_t kNumObjects = 1'000'000;
+  std::string text = "[{}";
+  for (std::size_t i = 1; i < kNumObjects; ++i) text += ",{}";
+  EXPECT_EQ(parse_json(text + "]", "test").size(), kNumObjects);
+}
+
 TEST(Json, FieldsAreCheckedByTypeAndNamed) {
   const Json json = parse_json(R"({"n": 3, "f": 2.5, "w": 64.0, "s": "x", "b": true, "null": null, "l": ["a", "b"],
                                    "mixed": ["a", 1], "big": 18446744073709551615})",

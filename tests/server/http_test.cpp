@@ -98,6 +98,39 @@ TEST_F(Http, RefusesALargeBodyBeforeItIsSent) {
   EXPECT_TRUE(client.is_closed_within(5s));
 }
 
+TEST_F(Http, BoundsAllBodiesTogetherWhileTheyArrive) {
+  http.max_total_body_bytes = 1'500;
+  start();
+  const std::string body = kShort.dump() + std::string(1'000, ' ');
+  const std::string request = post_text("/v1/completions", body);
+  TestClient slow(port());
+  slow.send(std::string_view(request).substr(0, request.size() - 1));
+  Reply refused;
+  for (int i = 0; i < 1'000 && refused.status != 503; ++i) {  // until what `slow` sent has been read
+    refused = TestClient(port()).post_text("/v1/completions", body);
+  }
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_THAT(refused.body, testing::HasSubstr("bytes of request bodies already; try again later"));
+  slow.send(" ");
+  EXPECT_EQ(slow.receive().status, 200);
+  EXPECT_EQ(TestClient(port()).post_text("/v1/completions", body).status, 200);
+}
+
+TEST_F(Http, ARunningAnswerHoldsNoBody) {
+  http.max_total_body_bytes = 1'500;
+  start({.max_model_len = 1'000'000});
+  const std::string padding(1'000, ' ');
+  TestClient running(port());
+  running.send(post_text("/v1/completions",
+                         R"({"prompt": "hi", "max_tokens": 900000, "ignore_eos": true, "stream": true})" + padding));
+  EXPECT_TRUE(running.wait_for("data: "));
+  int status = 0;
+  for (int i = 0; i < 1'000 && status != 200; ++i) {  // the first event may come a moment before the body goes
+    status = TestClient(port()).post_text("/v1/completions", kShort.dump() + padding).status;
+  }
+  EXPECT_EQ(status, 200);
+}
+
 TEST_F(Http, AnswersTooLargeEvenWhileTheClientIsStillSending) {
   http.max_body_bytes = 1000;
   start();
@@ -207,6 +240,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadBytes{"ContentLengthAndChunked", post_with("Content-Length: 2\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
                  400},
         BadBytes{"UnknownTransferEncoding", post_with("Transfer-Encoding: gzip", ""), 501},
+        BadBytes{"GzipUnderChunked", post_with("Transfer-Encoding: gzip, chunked", "0\r\n\r\n"), 501},
         BadBytes{"NegativeChunk", post_with("Transfer-Encoding: chunked", "-2\r\n{}\r\n0\r\n\r\n"), 400},
         BadBytes{"HugeChunk", post_with("Transfer-Encoding: chunked", "FFFFFFFFFFFFFFFF\r\n{}\r\n0\r\n\r\n"), 413},
         BadBytes{"ChunkBeyond64Bits", post_with("Transfer-Encoding: chunked", "FFFFFFFFFFFFFFFFF\r\n{}\r\n0\r\n\r\n"),

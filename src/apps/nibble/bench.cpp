@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
 #include "core/error.h"
@@ -185,29 +186,22 @@ std::function<int()> add_bench(CLI::App& command) {
   auto options = std::make_shared<BenchOptions>();
   command.add_option("model", options->model, "folder, GGUF file or Hub name")->required()->type_name("MODEL");
   command.add_option("--batch-size", options->batch_size, "sequences at once")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--input-len", options->input_len, "prompt tokens a sequence")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--output-len", options->output_len, "tokens generated a sequence")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command
       .add_option("--iterations", options->iterations, "measured batches, after one that is not; medians are printed")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--json", options->json_file, "write the result there too")->type_name("FILE");
-  command.add_option("--device", options->engine.device, "where to run")
-      ->check(CLI::IsMember({"auto", "cpu", "reference", "cuda"}))
-      ->capture_default_str();
-  command.add_flag("--exact", options->engine.exact, "f32 activations and KV cache");
-  command.add_option("--dtype", options->engine.dtype, "auto, float16, bfloat16 or float32")->capture_default_str();
-  command.add_option("--threads", options->engine.num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
-  command.add_option("--load-format", options->engine.load_format, "auto, safetensors, gguf or dummy")
-      ->capture_default_str();
+  add_engine_flags(command, options->engine);
   command.add_option("--max-num-batched-tokens", options->engine.max_num_batched_tokens, "tokens of one step at most")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   return [options] { return bench(*options); };
 }

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
 #include "core/json.h"
@@ -122,30 +123,18 @@ void add_task_flags(CLI::App& command, EvalFlags& flags) {
       ->type_name("FILE")
       ->allow_extra_args(false);
   command.add_option("--limit", flags.eval.limit, "questions a choice file, spread over it, or continuation places")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command.add_option("--windows", flags.eval.num_windows, "first windows of the text; default: all")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command.add_option("--window-len", flags.eval.window_len, "tokens a window; default: 2048 or the model's context")
-      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 31));
+      ->check(between(2, 0x1p31));
   command.add_option("--context-len", flags.eval.continuation_context_len, "tokens a continuation task's context")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--continuation-len", flags.eval.continuation_len, "tokens a continuation")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--seed", flags.eval.seed, "of the continuation task")->capture_default_str();
-}
-
-void add_engine_flags(CLI::App& command, engine::EngineOptions& engine) {
-  command.add_option("--device", engine.device, "where to run")
-      ->check(CLI::IsMember({"auto", "cpu", "reference", "cuda"}))
-      ->capture_default_str();
-  command.add_flag("--exact", engine.exact, "f32 activations and KV cache");
-  command.add_option("--dtype", engine.dtype, "auto, float16, bfloat16 or float32")->capture_default_str();
-  command.add_option("--threads", engine.num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
-  command.add_option("--load-format", engine.load_format, "auto, safetensors, gguf or dummy")->capture_default_str();
-  command.add_option("--max-model-len", engine.max_model_len, "context length; default: config.json")
-      ->check(CLI::NonNegativeNumber);
 }
 
 }  // namespace
@@ -164,7 +153,7 @@ std::function<int()> add_eval(CLI::App& command) {
   command.add_option("--max-kl", flags->max_kl, "largest mean KL to the baseline, in nats")->type_name("NATS");
   command.add_option("--json", flags->json_file, "write everything there too")->type_name("FILE");
   command.add_option("--decode-tokens", flags->num_decode_tokens, "also time decoding of so many tokens")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   add_engine_flags(command, flags->engine);
   command.footer("Exit codes: 0 accepted or not judged, 1 error, 2 usage, 3 rejected by a threshold.");
   return [flags] { return run_eval(*flags); };

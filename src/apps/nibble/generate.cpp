@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
 #include "core/error.h"
@@ -86,7 +87,11 @@ std::string render_chat(const engine::Engine& engine, const GenerateOptions& opt
 /// Flag, else the model's generation_config, else greedy.
 engine::SamplingParams sampling_params(const GenerateOptions& options, const Json& generation_config) {
   const auto configured = [&](const char* key, double fallback) {
-    return generation_config.is_object() ? get_or<double>(generation_config, key, fallback) : fallback;
+    try {
+      return generation_config.is_object() ? get_or<double>(generation_config, key, fallback) : fallback;
+    } catch (const Error& error) {
+      throw error.in("generation_config.json");
+    }
   };
   engine::SamplingParams params;
   params.temperature = options.temperature.value_or(static_cast<float>(configured("temperature", 0)));
@@ -123,10 +128,10 @@ int generate(const GenerateOptions& options) {
     const std::chrono::duration<double> prefill = *first_token - start;
     const std::chrono::duration<double> decode = Clock::now() - *first_token;
     const auto num_decoded = static_cast<double>(output.num_output_tokens - 1);
-    fmt::print(stderr, "{} prompt tokens in {:.2f} s, {} tokens generated", output.num_prompt_tokens, prefill.count(),
-               output.num_output_tokens);
-    if (num_decoded > 0) fmt::print(stderr, ", {:.1f} tokens/s", num_decoded / decode.count());
-    fmt::print(stderr, "\n");
+    std::string summary = fmt::format("{} prompt tokens in {:.2f} s, {} tokens generated", output.num_prompt_tokens,
+                                      prefill.count(), output.num_output_tokens);
+    if (num_decoded > 0) summary += fmt::format(", {:.1f} tokens/s", num_decoded / decode.count());
+    print_error(summary + "\n");
     return 0;
   }
 }
@@ -137,30 +142,21 @@ std::function<int()> add_generate(CLI::App& command) {
   auto options = std::make_shared<GenerateOptions>();
   command.add_option("model", options->model, "folder, GGUF file or Hub name")->required()->type_name("MODEL");
   command.add_option("--prompt,-p", options->prompt, "text to continue or to answer")->required()->type_name("TEXT");
-  command.add_flag("--chat", options->chat, "render the prompt with the model's chat template");
-  command.add_option("--system", options->system, "system message (with --chat)")->type_name("TEXT");
+  CLI::Option* chat = command.add_flag("--chat", options->chat, "render the prompt with the model's chat template");
+  command.add_option("--system", options->system, "system message (with --chat)")->type_name("TEXT")->needs(chat);
   command.add_option("--chat-template", options->chat_template_file, "Jinja file instead of the model's own")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->needs(chat);
   command.add_option("--max-tokens,-n", options->max_tokens, "tokens to generate at most")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--temperature", options->temperature, "0 is greedy; default: generation_config.json, else 0")
-      ->check(CLI::NonNegativeNumber);
-  command.add_option("--top-p", options->top_p, "nucleus sampling")->check(CLI::Range(0.0, 1.0));
-  command.add_option("--top-k", options->top_k, "sample among the k likeliest; 0 is off")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
+  command.add_option("--top-p", options->top_p, "nucleus sampling")->check(between(0.0, 1.0));
+  command.add_option("--top-k", options->top_k, "sample among the k likeliest; 0 is off")->check(at_least(0));
   command.add_option("--seed", options->seed, "same seed, same text");
   command.add_option("--stop", options->stop, "string that ends the text; may be repeated")->allow_extra_args(false);
-  command.add_option("--device", options->engine.device, "where to run")
-      ->check(CLI::IsMember({"auto", "cpu", "reference", "cuda"}))
-      ->capture_default_str();
-  command.add_flag("--exact", options->engine.exact, "f32 activations and KV cache");
-  command.add_option("--dtype", options->engine.dtype, "auto, float16, bfloat16 or float32")->capture_default_str();
-  command.add_option("--threads", options->engine.num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
-  command.add_option("--load-format", options->engine.load_format, "auto, safetensors, gguf or dummy")
-      ->capture_default_str();
-  command.add_option("--max-model-len", options->engine.max_model_len, "context length; default: config.json")
-      ->check(CLI::NonNegativeNumber);
+  add_engine_flags(command, options->engine);
   return [options] { return generate(*options); };
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <new>
@@ -17,6 +18,7 @@
 #include "apps/nibble/typo.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/log.h"
 
 namespace nibble::apps {
 namespace {
@@ -46,7 +48,7 @@ constexpr int kUsage = 2;
 int fail(int exit_code, std::string_view message) {
   std::string line(message);
   std::ranges::replace_if(line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-  fmt::print(stderr, "nibble: error: {}\n", line);
+  print_error(fmt::format("nibble: error: {}\n", line));
   return exit_code;
 }
 
@@ -142,7 +144,7 @@ std::string usage() {
 
 int run(std::vector<std::string> arguments) {
   if (arguments.empty()) {
-    fmt::print(stderr, "{}", usage());
+    print_error(usage());
     return kUsage;
   }
   const std::string name = arguments.front();
@@ -162,9 +164,27 @@ int run(std::vector<std::string> arguments) {
                                   name, did_you_mean(name, subcommand_names())));
 }
 
+/// NIBBLE_LOG_LEVEL: debug, info (the default), warning or error. Errors: InvalidArgument for anything else.
+void set_log_level() {
+  const char* wanted = std::getenv("NIBBLE_LOG_LEVEL");
+  if (wanted == nullptr || *wanted == '\0') return;
+  constexpr std::pair<std::string_view, log::Level> kLevels[] = {{"debug", log::Level::Debug},
+                                                                 {"info", log::Level::Info},
+                                                                 {"warning", log::Level::Warning},
+                                                                 {"error", log::Level::Error}};
+  const auto found =
+      std::ranges::find(kLevels, std::string_view(wanted), [](const auto& level) { return level.first; });
+  if (found == std::end(kLevels)) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("NIBBLE_LOG_LEVEL={}: choose debug, info, warning or error", wanted));
+  }
+  log::set_level(found->second);
+}
+
 /// Everything that can go wrong, as one line and an exit code.
 int run_and_report(std::vector<std::string> arguments) {
   try {
+    set_log_level();
     const int exit_code = run(std::move(arguments));
     flush_output();
     return exit_code;
@@ -184,6 +204,7 @@ int run_and_report(std::vector<std::string> arguments) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed socket or pipe is an error code where it is written, not a death
+  nibble::apps::claim_standard_descriptors();
   nibble::report_mapping_faults();
   return nibble::apps::run_and_report({argv + 1, argv + argc});
 }

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
 #include "core/error.h"
@@ -275,7 +276,7 @@ std::function<int()> add_quantize(CLI::App& command) {
   command.add_option("--device", pipeline.device, "where attention of the calibration passes runs")
       ->check(CLI::IsMember({"auto", "cpu", "reference"}))
       ->capture_default_str();
-  command.add_option("--threads", pipeline.num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
+  command.add_option("--threads", pipeline.num_threads, "CPU threads; 0: all")->check(between(0, kMaxThreads));
   command.callback([flags] { settle(*flags); });
   return [flags] { return run_quantize(*flags); };
 }

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "apps/nibble/flags.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
@@ -98,48 +99,11 @@ constexpr RefusedFlag kRefusedFlags[] = {
     {"--revision", "give the model's folder, or org/name@revision as the model"},
 };
 
-/// "1k" = 1000, "1K" = 1024, "25.6k" = 25600, likewise m/M, g/G, t/T, as vLLM reads them; "auto" and -1 are 0.
-std::optional<std::int64_t> parse_human_count(std::string_view text) {
-  if (text == "auto" || text == "-1") return 0;
-  if (text.empty()) return std::nullopt;
-  constexpr std::string_view kSuffixes = "kmgt";
-  double unit = 1;
-  const char last = text.back();
-  const bool is_binary = last >= 'A' && last <= 'Z';
-  const auto power = kSuffixes.find(is_binary ? static_cast<char>(last + 32) : last);
-  if (power != std::string_view::npos) {
-    unit = std::pow(is_binary ? 1024.0 : 1000.0, static_cast<double>(power + 1));
-    text.remove_suffix(1);
-  }
-  double value = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (status != std::errc() || end != text.data() + text.size() || !(value >= 0)) return std::nullopt;
-  const double count = std::round(value * unit * 1e6) / 1e6;
-  if (count != std::floor(count) || count >= 0x1p62) return std::nullopt;
-  return static_cast<std::int64_t>(count);
-}
-
-/// CLI11 hands the flag's text through this on its way to the integer.
-CLI::Validator human_count() {
-  return CLI::Validator(
-      [](std::string& text) {
-        const auto count = parse_human_count(text);
-        if (!count) return fmt::format("{} is no count (examples: 4096, 4k, 32K, 25.6k)", text);
-        text = std::to_string(*count);
-        return std::string();
-      },
-      "COUNT");
-}
-
 void register_model_flags(CLI::App& command, ServeFlags& flags) {
   engine::EngineOptions& engine = flags.engine;
   command.add_option("model,--model", flags.model, "folder, GGUF file or Hub name")->required()->type_name("MODEL");
   command.add_option("--quantization,-q", engine.quantization, "awq or gptq; default: what the checkpoint says");
   command.add_flag("--gptq-act-order", engine.gptq_act_order, "the GPTQ checkpoint has act-order (read from it)");
-  command.add_option("--dtype", engine.dtype, "auto, half, float16, bfloat16, float or float32")->capture_default_str();
-  command.add_option("--load-format", engine.load_format, "auto, safetensors, gguf or dummy")->capture_default_str();
-  command.add_option("--max-model-len", engine.max_model_len, "context length (8192, 8k, 25.6k); default: config.json")
-      ->transform(human_count());
   command.add_option("--seed", engine.seed, "of requests that bring none; 0: a fresh one each time")
       ->capture_default_str();
   command.add_option("--chat-template", flags.chat_template, "Jinja file, or the template itself");
@@ -153,20 +117,16 @@ void register_model_flags(CLI::App& command, ServeFlags& flags) {
 
 void register_engine_flags(CLI::App& command, ServeFlags& flags) {
   engine::EngineOptions& engine = flags.engine;
-  command.add_option("--device", engine.device, "where to run")
-      ->check(CLI::IsMember({"auto", "cpu", "reference", "cuda"}))
-      ->capture_default_str();
-  command.add_flag("--exact", engine.exact, "f32 activations and KV cache");
-  command.add_option("--threads", engine.num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
+  add_engine_flags(command, engine);
   command.add_option("--max-num-seqs", engine.max_num_seqs, "sequences that run at once")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--max-num-batched-tokens", engine.max_num_batched_tokens, "tokens of one step")
       ->transform(human_count())
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   command.add_option("--block-size", engine.block_size, "tokens of one KV block")
-      ->check(CLI::Range(1, 1024))
+      ->check(between(1, 1024))
       ->capture_default_str();
   command
       .add_option("--kv-cache-memory-bytes", engine.kv_cache_memory_bytes, "KV cache (2G, 512M); default: see README")
@@ -175,13 +135,14 @@ void register_engine_flags(CLI::App& command, ServeFlags& flags) {
       command
           .add_option("--gpu-memory-utilization", engine.gpu_memory_utilization,
                       "share of GPU memory; ignored on the CPU")
-          ->check(CLI::Range(0.01, 1.0))
+          ->check(between(0.01, 1.0))
           ->capture_default_str();
   command.add_option("--num-gpu-blocks-override", engine.num_gpu_blocks_override, "KV blocks, whatever memory says")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", engine.enable_prefix_caching,
                    "reuse the KV blocks of equal prompt beginnings (default: on)");
-  command.add_option("--tensor-parallel-size", flags.tensor_parallel_size, "only 1 for now (also -tp)");
+  command.add_option("--tensor-parallel-size", flags.tensor_parallel_size,
+                     "devices that share a model: 1 here (also -tp)");
   command.add_option("--pipeline-parallel-size", flags.pipeline_parallel_size)->group("");
   command.add_option("--data-parallel-size", flags.data_parallel_size)->group("");
 }
@@ -210,14 +171,14 @@ void register_http_flags(CLI::App& command, ServeFlags& flags) {
   command.add_flag("--enable-request-id-headers", access.enable_request_id_headers, "answer with X-Request-Id");
   command.add_option("--h11-max-incomplete-event-size", http.max_header_bytes, "bytes of a request's header")
       ->transform(human_count())
-      ->check(CLI::Range(1024, 64 * 1024 * 1024))
+      ->check(between(1024, 64 * 1024 * 1024))
       ->capture_default_str();
   command.add_option("--h11-max-header-count", http.max_num_headers, "header fields of a request")
       ->capture_default_str();
   command.add_flag("--disable-uvicorn-access-log,--disable-access-log", flags.disable_access_log,
                    "no log line for each request");
   command.add_option("--shutdown-timeout", flags.shutdown_timeout, "seconds that running requests get on SIGTERM")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->capture_default_str();
 }
 
@@ -241,7 +202,11 @@ void register_other_vllm_flags(CLI::App& command, ServeFlags& flags) {
 
 void require_one(const char* flag, std::int64_t size) {
   if (size == 1) return;
-  throw Error(ErrorCode::Unsupported, fmt::format("{} {}: only 1 is supported for now", flag, size));
+  throw Error(
+      ErrorCode::Unsupported,
+      fmt::format("{} {}: this nibble runs a model on one device; leave the flag out, or start one server per device "
+                  "behind a proxy",
+                  flag, size));
 }
 
 /// `["a", "b"]` as vLLM takes it, or plain words.

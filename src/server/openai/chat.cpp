@@ -106,7 +106,7 @@ GenerationRequest parse_chat_completion(const Json& body, const Serving& serving
   if (!max_tokens) max_tokens = integer_in(body, "max_tokens", 1, INT64_MAX / 2);
 
   const ChatPrompt rendered = render_chat(body, serving);
-  check_prompt_bytes(serving, rendered.text);
+  check_prompt_bytes(serving, rendered.text.size());
   ChatFields fields = parse_chat_fields(body, serving, rendered);
   prompt.tokens = serving.tokenizer().encode(rendered.text, rendered.add_special_tokens);
   if (prompt.tokens.empty()) throw bad_request("The chat template renders these messages as nothing.", "messages");
@@ -122,6 +122,7 @@ GenerationRequest parse_chat_completion(const Json& body, const Serving& serving
 void serve_chat_completions(Serving& serving, const std::shared_ptr<Exchange>& exchange) {
   const Json body = parse_body(exchange->request());
   check_model(body, serving);
+  serving.unknown_fields.report(body);
   GenerationRequest request = parse_chat_completion(body, serving);
   request.id = make_request_id("chatcmpl-", exchange->request(), body);
   generate(serving, exchange, std::move(request));

@@ -6,6 +6,7 @@
 #include "server/openai/chat_messages.h"
 #include "server/openai/errors.h"
 #include "server/openai/fields.h"
+#include "server/openai/sampling.h"
 
 namespace nibble::server::openai {
 namespace {
@@ -35,6 +36,9 @@ ChatPrompt render_chat(const Json& body, const Serving& serving) {
     throw bad_request("chat_template: templates of requests are not accepted; see --chat-template.", "chat_template");
   }
   const Json messages = normalize_messages(body);
+  std::size_t num_bytes = 0;
+  for (const Json& message : messages) num_bytes += message["content"].get_ref<const std::string&>().size();
+  check_prompt_bytes(serving, num_bytes);
   ChatPrompt prompt;
   prompt.add_special_tokens = field_or<bool>(body, "add_special_tokens", false);
   prompt.continues_final_message = field_or<bool>(body, "continue_final_message", false);

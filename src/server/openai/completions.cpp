@@ -158,7 +158,7 @@ class PromptReader {
     Prompt prompt;
     if (json.is_string()) {
       const auto& text = json.get_ref<const std::string&>();
-      if (truncation_.num_tokens == 0) check_prompt_bytes(serving_, text);
+      if (truncation_.num_tokens == 0) check_prompt_bytes(serving_, text.size());
       if (!text.empty()) prompt.tokens = serving_.tokenizer().encode(text, add_special_tokens_);
     } else if (json.is_array()) {
       prompt.tokens = token_ids(json, "prompt", serving_.vocab_size());
@@ -219,6 +219,7 @@ GenerationRequest parse_completion(const Json& body, const Serving& serving) {
 void serve_completions(Serving& serving, const std::shared_ptr<Exchange>& exchange) {
   const Json body = parse_body(exchange->request());
   check_model(body, serving);
+  serving.unknown_fields.report(body);
   GenerationRequest request = parse_completion(body, serving);
   request.id = make_request_id("cmpl-", exchange->request(), body);
   generate(serving, exchange, std::move(request));

@@ -22,6 +22,9 @@ constexpr std::size_t kMaxStopBytes = 16 * 1024;
 /// vLLM's limits: below the first sampling is greedy, below the second it is raised to it.
 constexpr double kGreedyTemperature = 1e-5;
 constexpr double kMinTemperature = 1e-2;
+/// Logits are divided and multiplied by it: beyond these they would overflow, and the request end as an internal error.
+constexpr double kMinRepetitionPenalty = 1e-6;
+constexpr double kMaxRepetitionPenalty = 1e6;
 
 /// Fields of the API, or of vLLM, that change what is generated and that nibble cannot honour yet: a clear refusal
 /// instead of another answer than the one asked for.
@@ -139,8 +142,9 @@ std::int32_t parse_top_k(const Json& body, std::int64_t fallback) {
 
 float parse_repetition_penalty(const Json& body, double fallback) {
   const double penalty = field<double>(body, "repetition_penalty").value_or(fallback);
-  if (!(penalty > 0 && penalty <= FLT_MAX)) {
-    throw bad_request(fmt::format("repetition_penalty must be greater than zero, got {}.", penalty),
+  if (!(penalty >= kMinRepetitionPenalty && penalty <= kMaxRepetitionPenalty)) {
+    throw bad_request(fmt::format("repetition_penalty must be in [{}, {}], got {}.", kMinRepetitionPenalty,
+                                  kMaxRepetitionPenalty, penalty),
                       "repetition_penalty");
   }
   return static_cast<float>(penalty);
@@ -199,12 +203,12 @@ void check_min_tokens(const engine::SamplingParams& params) {
                     "min_tokens");
 }
 
-void check_prompt_bytes(const Serving& serving, std::string_view text) {
-  if (static_cast<std::int64_t>(text.size()) <= serving.max_prompt_bytes) return;
+void check_prompt_bytes(const Serving& serving, std::size_t num_bytes) {
+  if (static_cast<std::int64_t>(num_bytes) <= serving.max_prompt_bytes) return;
   throw bad_request(fmt::format("This model's maximum context length is {} tokens. However, you requested a prompt of "
                                 "{} bytes, which is more than that many tokens can spell. Please reduce the length of "
                                 "the prompt.",
-                                serving.engine.max_model_len(), text.size()),
+                                serving.engine.max_model_len(), num_bytes),
                     "input_tokens");
 }
 

@@ -26,8 +26,9 @@ std::int64_t resolve_max_tokens(const Serving& serving, std::int64_t num_prompt_
 /// Errors: RequestError where min_tokens exceeds max_tokens.
 void check_min_tokens(const engine::SamplingParams& params);
 
-/// Refuses a text that cannot fit the context, before it costs tokenizing. Errors: RequestError.
-void check_prompt_bytes(const Serving& serving, std::string_view text);
+/// Refuses a text of so many bytes where it cannot fit the context, before it costs a template or tokenizing. Errors:
+/// RequestError.
+void check_prompt_bytes(const Serving& serving, std::size_t num_bytes);
 
 struct StreamOptions {
   bool stream = false;

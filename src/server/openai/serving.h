@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "engine/engine.h"
 #include "server/openai/metrics.h"
+#include "server/openai/unknown_fields.h"
 #include "tokenizer/chat_template.h"
 
 namespace nibble::server::openai {
@@ -40,7 +41,7 @@ struct SamplingDefaults {
 /// Errors: InvalidArgument naming the key of generation_config.json.
 SamplingDefaults sampling_defaults(const Json& generation_config);
 
-/// What every endpoint shares. Any thread; constant once it serves, but for `is_draining` and `metrics`.
+/// What every endpoint shares. Any thread; constant once it serves, but for the last three.
 struct Serving {
   /// `engine` must outlive this. Errors: as sampling_defaults.
   Serving(engine::Engine& served_engine, std::unique_ptr<tokenizer::ChatTemplate> template_of_model,
@@ -59,6 +60,7 @@ struct Serving {
   std::int64_t max_prompt_bytes;   // a longer text cannot fit the context, whatever its tokens
   std::atomic<bool> is_draining{false};
   Metrics metrics;
+  UnknownFields unknown_fields;
 };
 
 /// Checks the request's "model" field: absent, null and "" mean the served one. Errors: RequestError 404.
