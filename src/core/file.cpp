@@ -197,8 +197,35 @@ std::string read_corpus_file(const std::filesystem::path& path, std::size_t max_
   return text;
 }
 
+namespace {
+
+/// What is no regular file is written into: renaming another file over /dev/stdout, /dev/null or a FIFO would take it
+/// from everybody.
+void write_into(const std::filesystem::path& path, std::string_view text) {
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor < 0) throw_file_error("open", path);
+  while (!text.empty()) {
+    const ssize_t written = ::write(descriptor, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      const int error_number = errno;
+      ::close(descriptor);
+      errno = error_number;
+      throw_file_error("write", path);
+    }
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  if (::close(descriptor) != 0) throw_file_error("close", path);
+}
+
+}  // namespace
+
 void write_text_file(const std::filesystem::path& path, std::string_view text) {
-  AtomicFile file(path);
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path, ignored);  // of what a link leads to
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) return write_into(path, text);
+  // A link stays; the file that it names is replaced.
+  AtomicFile file(std::filesystem::is_regular_file(status) ? std::filesystem::canonical(path) : path);
   file.write(text);
   file.commit();
 }

@@ -1,5 +1,6 @@
 #include "core/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -126,6 +127,31 @@ TEST(AtomicFile, ReportsAFullDiskAndLeavesTheOldFile) {
   std::signal(SIGXFSZ, old_handler);
   EXPECT_EQ(read_text_file(folder / "a"), "old");
   EXPECT_EQ(entries_in(folder), 1u);
+}
+
+TEST(File, WritesIntoWhatIsNoRegularFileAndLeavesItThere) {
+  const TemporaryFolder folder;
+  const std::string fifo = (folder / "fifo").string();
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  const int reader = ::open(fifo.c_str(), O_RDONLY | O_NONBLOCK);
+  write_text_file(fifo, "text");
+  char text[8] = {};
+  EXPECT_EQ(::read(reader, text, sizeof text), 4);
+  EXPECT_STREQ(text, "text");
+  ::close(reader);
+  EXPECT_TRUE(std::filesystem::is_fifo(fifo));
+  expect_error(ErrorCode::Unavailable, "Is a directory", [&] { write_text_file(folder.path(), "text"); });
+  EXPECT_EQ(entries_in(folder), 1);
+}
+
+TEST(File, WritesThroughALinkThatStays) {
+  const TemporaryFolder folder;
+  write_text_file(folder / "file", "old");
+  std::filesystem::create_symlink("file", folder / "link");
+  write_text_file(folder / "link", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  EXPECT_EQ(read_text_file(folder / "file"), "new");
+  EXPECT_EQ(entries_in(folder), 2);
 }
 
 TEST(File, ReadsTextUpToALimit) {
