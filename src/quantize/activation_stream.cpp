@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "core/file.h"
 #include "quantize/linear_algebra.h"
 #include "quantize/magnitude_range.h"
 
@@ -105,6 +106,28 @@ void ActivationStream::reserve(const models::BlockSpec& spec) {
   if (!state_.stage_input.empty()) return;  // all blocks of a model have the same shape
   const std::vector<backend::ActivationFormat> formats(spec.stages.size());
   state_ = models::make_block_state(backend_, spec, chunk_tokens_, formats);
+}
+
+void ActivationStream::save(const std::filesystem::path& path) const {
+  AtomicFile file = AtomicFile::reopen(path, 0);
+  for (const Chunk& chunk : chunks_) file.write(std::as_bytes(chunk.hidden.values.span<float>()));
+  file.seal();
+}
+
+void ActivationStream::restore(const std::filesystem::path& path) {
+  const MappedFile file = MappedFile::open(path);
+  std::size_t size = 0;
+  for (const Chunk& chunk : chunks_) size += chunk.hidden.values.size_bytes();
+  if (file.size_bytes() != size) {
+    throw Error(ErrorCode::Corrupt, path.string() + ": is not the state of this run's activations: its size is wrong");
+  }
+  std::size_t offset = 0;
+  for (Chunk& chunk : chunks_) {
+    const auto hidden = std::as_writable_bytes(chunk.hidden.values.span<float>());
+    std::ranges::copy(file.bytes().subspan(offset, hidden.size()), hidden.begin());
+    offset += hidden.size();
+    file.release(file.bytes().first(offset));
+  }
 }
 
 std::vector<StageInputs> ActivationStream::observe(const models::DecoderBlock& block) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <vector>
@@ -35,6 +36,9 @@ class ActivationStream {
                    const InputStatistics& wanted = {});
 
   std::int64_t num_tokens() const { return num_tokens_; }
+  /// The residual stream between two blocks, durable in a file, and back. Errors: Corrupt for a file of another size.
+  void save(const std::filesystem::path& path) const;
+  void restore(const std::filesystem::path& path);
   void embed(const backend::Embedding& embedding, std::int64_t hidden_size);
 
   /// Runs the whole block, whose linears are set, and forgets the result: the inputs of each stage.

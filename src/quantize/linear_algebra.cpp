@@ -113,6 +113,10 @@ void for_each_block(Matrix<float> to, std::int64_t block_rows, std::int64_t bloc
 
 }  // namespace
 
+std::string blas_kernels() {
+  return openblas_get_corename();
+}
+
 void multiply_transposed(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, ThreadPool& pool) {
   check(x.cols == w.cols && y.rows == x.rows && y.cols == w.rows, "multiply_transposed: shapes");
   for_each_block(y, kTokenBlock, kOutputBlock, pool, [&](Block block) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/tensor.h"
 #include "core/thread_pool.h"
@@ -9,6 +10,9 @@
 /// the work into blocks whose sizes depend on the shapes alone, each computed in one order, so that results are bitwise
 /// the same for any number of threads. Matrices are row-major f32. One thread at a time calls these.
 namespace nibble::quantize {
+
+/// For which CPU BLAS has chosen its kernels: "SkylakeX". Others round otherwise.
+std::string blas_kernels();
 
 /// y = x w^T     x [tokens, in], w [out, in], y [tokens, out]
 void multiply_transposed(Matrix<const float> x, Matrix<const float> w, Matrix<float> y, ThreadPool& pool);

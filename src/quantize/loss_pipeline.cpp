@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -32,30 +33,35 @@ LossPipeline::LossPipeline(const formats::Checkpoint& checkpoint, const Plan& pl
                            backend::Backend& backend, Quantizer& quantizer)
     : checkpoint_(checkpoint), plan_(plan), options_(options), backend_(backend), quantizer_(quantizer) {}
 
-void LossPipeline::start(const CalibrationSamples& samples) {
+void LossPipeline::start(const CalibrationSamples& samples, const std::filesystem::path& scratch) {
   walk_ = std::make_unique<LossWalk>(checkpoint_, plan_, backend_, samples, options_.method_options.loss,
-                                     quantizer_.loss_needs(), options_.output);
+                                     quantizer_.loss_needs(), scratch);
   log::info("the float model's loss on the calibration tokens: {:.4f} nats a token", walk_->forward());
 }
 
-BlockReport LossPipeline::quantize_block(std::int64_t block_idx, Output& output) {
+JournalEntry LossPipeline::quantize_block(std::int64_t block_idx, Output& output) {
+  Stopwatch watch;
   const FloatBlock block = load_float_block(checkpoint_, plan_.blocks[static_cast<std::size_t>(block_idx)]);
   const std::vector<StageLossStatistics> statistics = walk_->backward(block, block_idx);
   output.add_norms(block);
-  MeanError rtn_error;
-  MeanError method_error;
+  JournalEntry entry{.block = block.spec.prefix};
   for (std::size_t s = block.stages.size(); s-- > 0;) {
     const std::vector<FloatLinear>& linears = block.stages[s];
     expect_finite(statistics[s], linears);
     const auto quantized = quantize_stage(linears, statistics[s]);
     output.add_stage(linears, quantized);
+    const std::size_t first_layer = entry.layers.size();
     for (std::size_t i = 0; i < linears.size(); ++i) {
       const LossStatistics& loss = statistics[s].linears[i];
-      method_error.add(error_of(linears[i].weight, weights::dequantize(quantized[i]), loss));
-      rtn_error.add(error_of(linears[i].weight, rounded(linears[i].weight), loss));
+      const Tensor dequantized = weights::dequantize(quantized[i]);
+      LayerReport& layer = entry.layers.emplace_back(describe_layer(linears[i].name, linears[i].weight.matrix<float>(),
+                                                                    quantized[i], dequantized.matrix<float>()));
+      layer.output_error = error_of(linears[i].weight, dequantized, loss);
+      layer.rtn_error = error_of(linears[i].weight, rounded(linears[i].weight), loss);
     }
+    share_time(std::span(entry.layers).subspan(first_layer), watch.lap());
   }
-  return {block.spec.prefix, rtn_error.mean(), method_error.mean()};
+  return entry;
 }
 
 void LossPipeline::expect_finite(const StageLossStatistics& statistics, const std::vector<FloatLinear>& linears) {

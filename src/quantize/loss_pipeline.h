@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <vector>
 
 #include "backend/backend.h"
 #include "formats/checkpoint.h"
 #include "quantize/calibration.h"
+#include "quantize/journal_entry.h"
 #include "quantize/loss_walk.h"
 #include "quantize/output.h"
 #include "quantize/pipeline.h"
@@ -23,10 +25,10 @@ class LossPipeline {
   LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
                backend::Backend& backend, Quantizer& quantizer);
 
-  /// The forward pass. `samples` may go away afterwards.
-  void start(const CalibrationSamples& samples);
-  /// Blocks from last to first.
-  BlockReport quantize_block(std::int64_t block_idx, Output& output);
+  /// The forward pass. `samples` may go away afterwards; scratch files lie in `scratch`.
+  void start(const CalibrationSamples& samples, const std::filesystem::path& scratch);
+  /// Blocks from last to first. Returns the entry without its tensors.
+  JournalEntry quantize_block(std::int64_t block_idx, Output& output);
 
  private:
   /// Errors: Corrupt, naming the linear.

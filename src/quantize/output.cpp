@@ -15,8 +15,13 @@ constexpr const char* kSideFiles[] = {"tokenizer.json", "tokenizer_config.json",
 
 }  // namespace
 
-Output::Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options)
-    : source_(source), plan_(plan), options_(options), format_(plan.format), writer_(options.output) {}
+Output::Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options,
+               const Journal& journal)
+    : source_(source),
+      plan_(plan),
+      options_(options),
+      format_(plan.format),
+      writer_(options.output, journal.scratch(), journal.written_tensors()) {}
 
 void Output::add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized) {
   for (std::size_t i = 0; i < linears.size(); ++i) {
@@ -41,10 +46,24 @@ void Output::add_norms(const FloatBlock& block) {
   add_half(block.spec.module_name(block.spec.post_attention_norm) + ".weight", block.post_attention_norm);
 }
 
-void Output::finish() {
+void Output::skip(const models::BlockSpec& spec) {
+  for (const models::Stage& stage : spec.stages) {
+    for (const std::string& linear : stage.linears) {
+      written_.insert({spec.module_name(linear) + ".weight", spec.module_name(linear) + ".bias"});
+    }
+  }
+  for (const std::string& norm : {spec.input_norm, spec.post_attention_norm}) {
+    written_.insert(spec.module_name(norm) + ".weight");
+  }
+}
+
+void Output::add_rest() {
   for (const std::string& name : source_.tensor_names()) {
     if (!written_.contains(name)) add_half(name, source_.tensor(name));
   }
+}
+
+void Output::finish() {
   const formats::QuantizationConfig quantization = make_quantization();
   formats::CheckpointFiles files;
   files.config = make_config(quantization);

@@ -5,22 +5,30 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "quantize/journal.h"
 #include "quantize/pipeline.h"
 #include "quantize/plan.h"
 
 namespace nibble::quantize {
 
-/// The quantized checkpoint as it is written: linears of the finished stages, then all that stays float.
+/// The quantized checkpoint as it is written: linears of the finished stages, then all that stays float. It lies in the
+/// journal's scratch folder until `finish`, and begins with what the journal says is written.
 class Output {
  public:
-  Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options);
+  Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options, const Journal& journal);
 
   void add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized);
   /// k_scale and v_scale beside `o_proj`, the linear that reads attention.
   void add_kv_scales(const FloatLinear& o_proj, const StageInputs& inputs);
   /// The block's norms, whether scales were folded into them or not.
   void add_norms(const FloatBlock& block);
-  /// Everything else in f16: embedding, final norm, lm_head; then config.json and the tokenizer's files.
+  /// A block that an earlier run has written.
+  void skip(const models::BlockSpec& spec);
+  /// Everything else in f16: embedding, final norm, lm_head.
+  void add_rest();
+  /// Makes what was added durable; the tensors since the last call, for the journal.
+  std::vector<formats::WrittenTensor> sync() { return writer_.sync(); }
+  /// Names the files: shards, the tokenizer's files, config.json last.
   void finish();
   std::int64_t total_bytes() const { return writer_.total_bytes(); }
 

@@ -15,18 +15,4 @@ double quadratic_form(const Tile& tile, Matrix<const float> gram);
 double output_error(Matrix<const float> weight, Matrix<const float> quantized, Matrix<const float> gram,
                     ThreadPool& pool);
 
-/// Mean of relative errors over the linears of a block.
-class MeanError {
- public:
-  void add(double error) {
-    sum_ += error;
-    ++count_;
-  }
-  double mean() const { return count_ > 0 ? sum_ / count_ : 0; }
-
- private:
-  double sum_ = 0;
-  int count_ = 0;
-};
-
 }  // namespace nibble::quantize

@@ -7,20 +7,37 @@
 #include <cmath>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
+#include <vector>
 
+#include "core/crash_point.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "quantize/activation_stream.h"
 #include "quantize/calibration_linear.h"
+#include "quantize/journal.h"
 #include "quantize/loss_pipeline.h"
 #include "quantize/output.h"
 #include "quantize/output_error.h"
 #include "quantize/plan.h"
 #include "quantize/rtn.h"
+#include "quantize/run_identity.h"
+#include "quantize/saved_samples.h"
+#include "quantize/stream_states.h"
 
 namespace nibble::quantize {
 namespace {
+
+/// Means of the relative errors over the linears of a block.
+BlockReport summarize(const JournalEntry& entry) {
+  BlockReport report{.name = entry.block};
+  for (const LayerReport& layer : entry.layers) {
+    report.rtn_error += layer.rtn_error.value_or(0) / static_cast<double>(entry.layers.size());
+    report.method_error += layer.output_error.value_or(0) / static_cast<double>(entry.layers.size());
+  }
+  return report;
+}
 
 bool is_finite(const StageInputs& inputs) {
   if (!inputs.gram.is_empty()) {
@@ -52,49 +69,76 @@ class Pipeline {
                                      {.precision = backend::Precision::Exact, .num_threads = options.num_threads});
   }
 
-  PipelineReport run() {
-    // The samples come first: an unreadable calibration file must not leave a begun output folder behind.
+  PipelineReport run(Journal& journal) {
+    const bool is_written = journal.is_written();
     std::optional<CalibrationSamples> samples;
-    if (calibration_ != Calibration::None) samples = draw_samples();
-    if (calibration_ == Calibration::Loss) return run_by_loss(*samples);
-    if (samples) start_stream(*samples);
-    Output output(checkpoint_, plan_, options_);
-    Progress progress("Quantizing", static_cast<std::int64_t>(plan_.blocks.size()), "blocks");
-    PipelineReport report;
-    for (const models::BlockSpec& spec : plan_.blocks) {
-      report.blocks.push_back(quantize_block(load_float_block(checkpoint_, spec), output));
-      log_block(report.blocks.back());
-      progress.update(static_cast<std::int64_t>(report.blocks.size()));
+    if (!is_written && calibration_ != Calibration::None) samples = draw_samples(journal);
+    if (samples) start(*samples, journal);
+    Output output(checkpoint_, plan_, options_, journal);
+    if (!is_written) {
+      calibration_ == Calibration::Loss ? quantize_by_loss(*samples, journal, output)
+                                        : quantize_blocks(journal, output);
+      output.add_rest();
+      journal.append({.tensors = output.sync(), .is_last = true});
     }
     output.finish();
+    PipelineReport report;
+    for (const models::BlockSpec& spec : plan_.blocks) add_to(report, *journal.find_block(spec.prefix));
     report.output_bytes = output.total_bytes();
     return report;
   }
 
  private:
-  CalibrationSamples draw_samples() const {
-    CalibrationSamples samples = make_samples(checkpoint_, options_.calibration, options_.num_threads);
+  void quantize_blocks(Journal& journal, Output& output) {
+    Progress progress("Quantizing", static_cast<std::int64_t>(plan_.blocks.size()), "blocks");
+    std::int64_t num_done = 0;
+    for (const models::BlockSpec& spec : plan_.blocks) {
+      if (journal.find_block(spec.prefix) != nullptr) {
+        output.skip(spec);
+      } else {
+        record(quantize_block(load_float_block(checkpoint_, spec), output), output, journal);
+      }
+      progress.update(++num_done);
+    }
+  }
+
+  /// Makes a finished block durable.
+  void record(JournalEntry entry, Output& output, Journal& journal) {
+    crash_point();
+    entry.tensors = output.sync();
+    crash_point();
+    if (states_) states_->save(entry);
+    log_block(entry);
+    journal.append(std::move(entry));
+  }
+
+  CalibrationSamples draw_samples(Journal& journal) const {
+    CalibrationSamples samples = make_saved_samples(checkpoint_, options_.calibration, options_.num_threads, journal);
     log::info("calibrating with {} samples of {} tokens from {}, seed {}", samples.num_samples, samples.seq_len,
               options_.calibration.source, options_.calibration.seed);
     return samples;
   }
 
-  /// Blocks last to first; the report has them in the model's order.
-  PipelineReport run_by_loss(const CalibrationSamples& samples) {
-    Output output(checkpoint_, plan_, options_);
+  /// Blocks last to first.
+  void quantize_by_loss(const CalibrationSamples& samples, Journal& journal, Output& output) {
     LossPipeline pipeline(checkpoint_, plan_, options_, *backend_, *quantizer_);
-    pipeline.start(samples);
+    pipeline.start(samples, journal.scratch());
     const auto num_blocks = static_cast<std::int64_t>(plan_.blocks.size());
     Progress progress("Backward pass", num_blocks, "blocks");
-    PipelineReport report;
     for (std::int64_t b = num_blocks - 1; b >= 0; --b) {
-      report.blocks.insert(report.blocks.begin(), pipeline.quantize_block(b, output));
-      log_block(report.blocks.front());
+      record(pipeline.quantize_block(b, output), output, journal);
       progress.update(num_blocks - b);
     }
-    output.finish();
-    report.output_bytes = output.total_bytes();
-    return report;
+  }
+
+  /// Where an earlier run of this journal stopped, or in front of the first block.
+  void start(const CalibrationSamples& samples, Journal& journal) {
+    if (calibration_ == Calibration::Loss) {
+      rewind_to_first_block(journal);
+      return;
+    }
+    start_stream(samples);
+    states_.emplace(journal, *stream_).restore();
   }
 
   void start_stream(const CalibrationSamples& samples) {
@@ -115,10 +159,11 @@ class Pipeline {
     return {block.spec, backend_->make_vector(block.input_norm), backend_->make_vector(block.post_attention_norm)};
   }
 
-  BlockReport quantize_block(FloatBlock block, Output& output) {
-    MeanError rtn_error;
-    MeanError method_error;
-    if (calibration_ == Calibration::Block) rescale(block, rtn_error);
+  JournalEntry quantize_block(FloatBlock block, Output& output) {
+    JournalEntry entry{.block = block.spec.prefix};
+    std::vector<std::vector<double>> rtn_errors;  // [stages][linears], where the method looks at the float block first
+    Stopwatch watch;
+    if (calibration_ == Calibration::Block) rtn_errors = rescale(block);
     output.add_norms(block);
     models::DecoderBlock decoder = make_block(block);
     StageInputs inputs;
@@ -132,31 +177,40 @@ class Pipeline {
           block.spec.stages[s].prepare == models::Prepare::Attention) {
         output.add_kv_scales(linears.front(), inputs);
       }
-      if (!stream_) continue;
       const std::vector<Tensor> dequantized = dequantize_all(quantized);
-      for (std::size_t i = 0; i < linears.size() && !inputs.gram.is_empty(); ++i) {
-        method_error.add(error_of(linears[i], dequantized[i], inputs));
-        if (calibration_ == Calibration::Stages) rtn_error.add(error_of_rtn(linears[i], inputs));
+      const std::size_t first_layer = entry.layers.size();
+      for (std::size_t i = 0; i < linears.size(); ++i) {
+        LayerReport& layer = entry.layers.emplace_back(describe_layer(
+            linears[i].name, linears[i].weight.matrix<float>(), quantized[i], dequantized[i].matrix<float>()));
+        if (inputs.gram.is_empty()) continue;
+        layer.output_error = error_of(linears[i], dequantized[i], inputs);
+        layer.rtn_error = rtn_errors.empty() ? error_of_rtn(linears[i], inputs) : rtn_errors[s][i];
       }
-      decoder.set_linear(s, make_calibration_linear(linears, dequantized, backend_->pool()));
-      if (s + 1 < block.stages.size()) inputs = stream_->advance(decoder, s);
+      if (stream_) {
+        decoder.set_linear(s, make_calibration_linear(linears, dequantized, backend_->pool()));
+        if (s + 1 < block.stages.size()) inputs = stream_->advance(decoder, s);
+      }
+      share_time(std::span(entry.layers).subspan(first_layer), watch.lap());
     }
     if (stream_) stream_->leave(decoder);
-    return {block.spec.prefix, rtn_error.mean(), method_error.mean()};
+    return entry;
   }
 
-  /// The float block's own pass, and what the method does with it.
-  void rescale(FloatBlock& block, MeanError& rtn_error) {
+  /// The float block's own pass, and what the method does with it. Returns what rounding its weights to nearest would
+  /// cost, [stages][linears].
+  std::vector<std::vector<double>> rescale(FloatBlock& block) {
     models::DecoderBlock decoder = make_block(block);
     for (std::size_t s = 0; s < block.stages.size(); ++s) {
       decoder.set_linear(s, make_calibration_linear(block.stages[s], backend_->pool()));
     }
     const std::vector<StageInputs> inputs = stream_->observe(decoder);
+    std::vector<std::vector<double>> rtn_errors(block.stages.size());
     for (std::size_t s = 0; s < block.stages.size(); ++s) {
       expect_finite(inputs[s], block.stages[s]);
-      for (const FloatLinear& linear : block.stages[s]) rtn_error.add(error_of_rtn(linear, inputs[s]));
+      for (const FloatLinear& linear : block.stages[s]) rtn_errors[s].push_back(error_of_rtn(linear, inputs[s]));
     }
     quantizer_->rescale(block, inputs, backend_->pool());
+    return rtn_errors;
   }
 
   std::vector<weights::LinearWeights> quantize_stage(const std::vector<FloatLinear>& linears,
@@ -189,10 +243,16 @@ class Pipeline {
                     inputs);
   }
 
-  void log_block(const BlockReport& block) const {
-    if (!stream_ || calibration_ == Calibration::Ranges) return;
+  void log_block(const JournalEntry& entry) const {
+    if (calibration_ == Calibration::None || calibration_ == Calibration::Ranges) return;
+    const BlockReport block = summarize(entry);
     log::info("{}: output error {:.3f} % (round to nearest: {:.3f} %)", block.name, 100 * block.method_error,
               100 * block.rtn_error);
+  }
+
+  static void add_to(PipelineReport& report, const JournalEntry& entry) {
+    report.blocks.push_back(summarize(entry));
+    report.layers.insert(report.layers.end(), entry.layers.begin(), entry.layers.end());
   }
 
   const formats::Checkpoint& checkpoint_;
@@ -203,6 +263,7 @@ class Pipeline {
   std::unique_ptr<backend::Backend> backend_;
   std::unique_ptr<backend::Rope> rope_;
   std::unique_ptr<ActivationStream> stream_;  // where the method calibrates
+  std::optional<StreamStates> states_;        // of the stream
 };
 
 }  // namespace
@@ -211,7 +272,14 @@ PipelineReport run_pipeline(const PipelineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const auto checkpoint = formats::Checkpoint::open(options.model);
   const Plan plan = make_plan(*checkpoint, options);
-  PipelineReport report = Pipeline(*checkpoint, plan, options).run();
+  Journal journal(options.output, options.resume, run_identity(*checkpoint, plan, options));
+  PipelineReport report;
+  if (journal.is_finished()) {
+    log::info("{}: was finished already", options.output.string());
+  } else {
+    report = Pipeline(*checkpoint, plan, options).run(journal);
+  }
+  journal.remove();
   report.input_bytes = checkpoint->size_bytes();
   report.checkpoint_format = plan.format;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "quantize/calibration.h"
+#include "quantize/journal.h"
+#include "quantize/layer_report.h"
 #include "quantize/quantizer.h"
 
 /// `nibble quantize`: the float model in, a quantized checkpoint out, one decoder block in memory at a time.
@@ -21,7 +23,8 @@ struct PipelineOptions {
   MethodOptions method_options;
   CalibrationOptions calibration;
   std::string device = "auto";  // computes attention and norms of the calibration passes: auto, cpu, reference
-  int num_threads = 0;          // 0: every available CPU; the result is the same for any number
+  Resume resume = Resume::No;
+  int num_threads = 0;  // 0: every available CPU; the result is the same for any number
 };
 
 /// What became of one block. Errors are relative errors of the linears' outputs (output_error), averaged over the
@@ -34,6 +37,7 @@ struct BlockReport {
 
 struct PipelineReport {
   std::vector<BlockReport> blocks;
+  std::vector<LayerReport> layers;  // in the order of the blocks
   std::int64_t input_bytes = 0;
   std::int64_t output_bytes = 0;
   std::string checkpoint_format;  // "gptq", "gptq_v2", "awq"

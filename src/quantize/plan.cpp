@@ -173,9 +173,10 @@ void check_seq_len(const models::ModelConfig& config, const PipelineOptions& opt
                                                       options.calibration.seq_len, config.max_position_embeddings));
 }
 
+/// What a run of our own has left is the journal's matter.
 void check_output(const std::filesystem::path& output) {
   if (!std::filesystem::exists(output) ||
-      (std::filesystem::is_directory(output) && std::filesystem::is_empty(output))) {
+      (std::filesystem::is_directory(output) && (std::filesystem::is_empty(output) || Journal::is_in(output)))) {
     return;
   }
   throw Error(ErrorCode::InvalidArgument,

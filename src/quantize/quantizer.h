@@ -135,6 +135,8 @@ struct Method {
   std::unique_ptr<Quantizer> (*make)(const MethodOptions& options);
   /// The checkpoint format, as formats::CheckpointWriter::add_linear names it.
   std::string_view (*checkpoint_format)(const MethodOptions& options);
+  /// Raised whenever the method's results change, so that no run is resumed by a program that would go on otherwise.
+  std::int32_t version = 1;
 };
 
 std::span<const Method> methods();

@@ -3,36 +3,13 @@
 import json
 import os
 import pathlib
-import random
-import struct
 import subprocess
 import tempfile
 import unittest
 
+from tiny_model import write_tiny_llama
+
 NIBBLE = os.environ["NIBBLE_BIN"]
-HIDDEN, INTERMEDIATE, VOCABULARY = 64, 96, 32
-
-
-def write_tiny_llama(folder):
-    """One layer of random FP16 weights."""
-    shapes = {"model.embed_tokens": [VOCABULARY, HIDDEN], "model.norm": [HIDDEN]}
-    layer = {"input_layernorm": [HIDDEN], "post_attention_layernorm": [HIDDEN], "mlp.gate_proj": [INTERMEDIATE, HIDDEN],
-             "mlp.up_proj": [INTERMEDIATE, HIDDEN], "mlp.down_proj": [HIDDEN, INTERMEDIATE]}
-    layer.update({f"self_attn.{name}_proj": [HIDDEN, HIDDEN] for name in "qkvo"})
-    shapes.update({f"model.layers.0.{name}": shape for name, shape in layer.items()})
-    header, values, generator = {}, b"", random.Random(1)
-    for name, shape in shapes.items():
-        count = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        begin = len(values)
-        values += struct.pack(f"<{count}e", *(generator.gauss(0, 0.1) for _ in range(count)))
-        header[f"{name}.weight"] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, len(values)]}
-    text = json.dumps(header).encode()
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + values)
-    (folder / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4,
-        "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "torch_dtype": "float16"}))
 
 
 def tensors_of(folder):

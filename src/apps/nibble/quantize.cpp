@@ -276,6 +276,9 @@ std::function<int()> add_quantize(CLI::App& command) {
   command.add_option("--device", pipeline.device, "where attention of the calibration passes runs")
       ->check(CLI::IsMember({"auto", "cpu", "reference"}))
       ->capture_default_str();
+  command.add_flag_callback(
+      "--resume", [flags] { flags->pipeline.resume = quantize::Resume::Yes; },
+      "go on where a stopped run with the same flags left off, or begin");
   command.add_option("--threads", pipeline.num_threads, "CPU threads; 0: all")->check(between(0, kMaxThreads));
   command.callback([flags] { settle(*flags); });
   return [flags] { return run_quantize(*flags); };

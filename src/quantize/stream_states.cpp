@@ -1,0 +1,61 @@
+#include "quantize/stream_states.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <ranges>
+
+#include "core/crash_point.h"
+
+namespace nibble::quantize {
+namespace {
+
+constexpr std::string_view kPrefix = "stream-after-";
+// A state is written when this many times its cost has gone by.
+constexpr double kCostFactor = 20;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string stream_state_of(const JournalEntry& entry) {
+  const auto found =
+      std::ranges::find_if(entry.saved_states, [](const std::string& name) { return name.starts_with(kPrefix); });
+  return found == entry.saved_states.end() ? std::string() : *found;
+}
+
+}  // namespace
+
+void StreamStates::restore() {
+  const auto& entries = journal_.entries();
+  for (std::size_t i = entries.size(); i-- > 0;) {
+    saved_ = stream_state_of(entries[i]);
+    if (saved_.empty()) continue;
+    journal_.rewind(i + 1);
+    stream_.restore(journal_.state_path(saved_));
+    return;
+  }
+  rewind_to_first_block(journal_);
+}
+
+void rewind_to_first_block(Journal& journal) {
+  const auto& entries = journal.entries();
+  const auto first = std::ranges::find_if(entries, [](const JournalEntry& entry) { return !entry.block.empty(); });
+  journal.rewind(static_cast<std::size_t>(first - entries.begin()));
+}
+
+void StreamStates::save(JournalEntry& entry) {
+  const double start = now();
+  if (!saved_.empty() && start - last_save_time_ < kCostFactor * last_save_seconds_) return;
+  const std::string name = std::string(kPrefix) + entry.block;
+  stream_.save(journal_.state_path(name));
+  crash_point();
+  entry.saved_states.push_back(name);
+  if (!saved_.empty()) entry.dropped_states.push_back(saved_);
+  saved_ = name;
+  last_save_time_ = now();
+  last_save_seconds_ = last_save_time_ - start;
+}
+
+}  // namespace nibble::quantize
