@@ -39,7 +39,7 @@ struct ModuleScheme {
 
 /// How a checkpoint is quantized, normalised over the formats' configs (formats.md §0.2, §1, §2).
 struct QuantizationConfig {
-  std::string method;  // "awq", "gptq", later "fp8", "compressed-tensors", "squeezellm"; "gguf" for GGUF files
+  std::string method;  // "awq", "gptq", "fp8", "compressed-tensors", "squeezellm"; "gguf" for GGUF files
   std::int32_t bits = 4;
   std::int64_t group_size = 128;  // -1: one group
   bool sym = true;

@@ -12,11 +12,14 @@
 #include "formats/linear_format.h"
 #include "formats/quantization_config.h"
 #include "formats/safetensors.h"
+#include "formats/squeezellm.h"
+#include "formats/torch_file.h"
 
 namespace nibble::formats {
 namespace {
 
 constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
+constexpr std::string_view kTorchIndex = "pytorch_model.bin.index.json";
 
 /// Which tensor stands in which shard, as an index says.
 struct ShardIndex {
@@ -81,23 +84,29 @@ std::string choose_single_file(const std::filesystem::path& folder, const std::v
                           folder.string(), names.size()));
 }
 
-[[noreturn]] void refuse_folder_without_safetensors(const std::filesystem::path& folder) {
-  std::vector<std::string> pickles = names_ending_with(folder, ".bin");
-  for (std::string& name : names_ending_with(folder, ".pt")) pickles.push_back(std::move(name));
-  for (std::string& name : names_ending_with(folder, ".pth")) pickles.push_back(std::move(name));
-  if (!pickles.empty()) {
-    throw Error(ErrorCode::Unsupported,
-                fmt::format("{0}: holds PyTorch pickles only ({1}), which can run code when read; convert once with "
-                            "python: from transformers import AutoModelForCausalLM as M; "
-                            "M.from_pretrained('{0}').save_pretrained('{0}-safetensors')",
-                            folder.string(), pickles.front()));
-  }
+[[noreturn]] void refuse_folder_without_weights(const std::filesystem::path& folder) {
   const std::vector<std::string> gguf = names_ending_with(folder, ".gguf");
   if (!gguf.empty()) {
     throw Error(ErrorCode::NotFound, fmt::format("{}: holds no safetensors; pass the GGUF file itself: {}",
                                                  folder.string(), (folder / gguf.front()).string()));
   }
   throw Error(ErrorCode::NotFound, fmt::format("{}: no safetensors file", folder.string()));
+}
+
+/// The one file of torch.save in a folder without safetensors: pytorch_model.bin, or the only one there is.
+std::string choose_torch_file(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const char* suffix : {".bin", ".pt", ".pth"}) {
+    for (std::string& name : names_ending_with(folder, suffix)) names.push_back(std::move(name));
+  }
+  if (names.empty()) refuse_folder_without_weights(folder);
+  if (std::ranges::find(names, "pytorch_model.bin") != names.end()) return "pytorch_model.bin";
+  if (names.size() == 1) return names.front();
+  throw Error(
+      ErrorCode::NotFound,
+      fmt::format("{}: {} files of torch.save ({}, {}, …) and no pytorch_model.bin or index among them; keep one "
+                  "in the folder",
+                  folder.string(), names.size(), names[0], names[1]));
 }
 
 Json read_config(const std::filesystem::path& folder) {
@@ -117,6 +126,7 @@ class FolderCheckpoint final : public Checkpoint {
         config_(read_config(folder_)),
         quantization_(find_quantization_config(config_, folder_)) {
     open_shards();
+    infer_quantization();
   }
 
   const std::filesystem::path& path() const override { return folder_; }
@@ -196,8 +206,8 @@ class FolderCheckpoint final : public Checkpoint {
 
  private:
   struct Place {
-    const SafetensorsFile* file;
-    const SafetensorsEntry* entry;
+    const TensorFile* file;
+    const TensorEntry* entry;
   };
 
   void open_shards() {
@@ -210,14 +220,14 @@ class FolderCheckpoint final : public Checkpoint {
       return;
     }
     const std::vector<std::string> names = names_ending_with(folder_, ".safetensors");
-    if (names.empty()) refuse_folder_without_safetensors(folder_);
-    const SafetensorsFile& file = open_file(choose_single_file(folder_, names, quantization_));
+    const TensorFile& file =
+        open_file(names.empty() ? choose_torch_file(folder_) : choose_single_file(folder_, names, quantization_));
     for (const auto& [name, entry] : file.header()) tensors_.emplace(name, Place{&file, &entry});
   }
 
   std::optional<std::filesystem::path> find_index() const {
     const std::vector<std::string> names = names_ending_with(folder_, kIndexSuffix);
-    if (names.empty()) return std::nullopt;
+    if (names.empty()) return find_torch_index();
     const auto usual = std::find(names.begin(), names.end(), "model" + std::string(kIndexSuffix));
     if (usual == names.end() && names.size() > 1) {
       throw Error(ErrorCode::Corrupt, fmt::format("{}: several indexes ({}, {}), none of them model{}",
@@ -226,15 +236,35 @@ class FolderCheckpoint final : public Checkpoint {
     return folder_ / (usual != names.end() ? *usual : names.front());
   }
 
-  const SafetensorsFile& open_file(const std::string& name) {
+  /// Of shards by torch.save, where there is nothing better.
+  std::optional<std::filesystem::path> find_torch_index() const {
+    const bool has_safetensors = !names_ending_with(folder_, ".safetensors").empty();
+    if (has_safetensors || !std::filesystem::exists(folder_ / kTorchIndex)) return std::nullopt;
+    return folder_ / kTorchIndex;
+  }
+
+  /// The published files of SqueezeLLM come without a word on how they are quantized; their tables say it.
+  void infer_quantization() {
+    if (quantization_) return;
+    for (const auto& [name, place] : tensors_) {
+      if (!name.ends_with(".lookup_table") || place.entry->sizes.size() != 2) continue;
+      quantization_ = parse_squeezellm_config({{"wbits", place.entry->sizes[1] == 8 ? 3 : 4}});
+      quantization_->method = "squeezellm";
+      return;
+    }
+  }
+
+  const TensorFile& open_file(const std::string& name) {
     const auto found = files_.find(name);
     if (found != files_.end()) return found->second;
-    return files_.emplace(name, SafetensorsFile::open(folder_ / name)).first->second;
+    const std::filesystem::path path = folder_ / name;
+    return files_.emplace(name, name.ends_with(".safetensors") ? open_safetensors(path) : open_torch_file(path))
+        .first->second;
   }
 
   void open_indexed(const ShardIndex& index) {
     for (const auto& [name, file_name] : index.file_of_tensor) {
-      const SafetensorsFile& file = open_file(file_name);
+      const TensorFile& file = open_file(file_name);
       const auto entry = file.header().find(name);
       if (entry == file.header().end()) {
         throw Error(ErrorCode::Corrupt, fmt::format("{} should hold {}, but does not", file_name, name));
@@ -252,7 +282,8 @@ class FolderCheckpoint final : public Checkpoint {
   }
 
   TensorView view(const std::string& name, const Place& place) const {
-    const SafetensorsEntry& entry = *place.entry;
+    const TensorEntry& entry = *place.entry;
+    if (!entry.fault.empty()) throw Error(ErrorCode::Unsupported, entry.fault);
     if (!entry.dtype) {
       throw Error(ErrorCode::Unsupported, fmt::format("dtype {} is not supported", entry.dtype_name));
     }
@@ -298,7 +329,7 @@ class FolderCheckpoint final : public Checkpoint {
   std::filesystem::path folder_;
   Json config_;
   std::optional<QuantizationConfig> quantization_;
-  std::map<std::string, SafetensorsFile> files_;
+  std::map<std::string, TensorFile> files_;
   std::map<std::string, Place, std::less<>> tensors_;
   mutable std::mutex realigned_mutex_;
   mutable std::map<std::string, Tensor> realigned_;

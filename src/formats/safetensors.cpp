@@ -75,7 +75,7 @@ std::vector<std::int64_t> sizes_of(simdjson::dom::element element, const char* w
   return sizes;
 }
 
-std::size_t bytes_of(const SafetensorsEntry& entry) {
+std::size_t bytes_of(const TensorEntry& entry) {
   std::int64_t bits = bits_of_type(entry.dtype_name);
   for (const std::int64_t size : entry.sizes) bits = checked_multiply(bits, size);
   if (bits % 8 != 0) throw corrupt("the elements do not fill whole bytes");
@@ -83,8 +83,8 @@ std::size_t bytes_of(const SafetensorsEntry& entry) {
 }
 
 /// {"dtype": …, "shape": …, "data_offsets": [begin, end]}, offsets relative to `data_begin`.
-SafetensorsEntry parse_entry(simdjson::dom::element element, std::size_t data_begin, std::size_t file_bytes) {
-  SafetensorsEntry entry;
+TensorEntry parse_entry(simdjson::dom::element element, std::size_t data_begin, std::size_t file_bytes) {
+  TensorEntry entry;
   std::vector<std::int64_t> offsets;
   int dtypes = 0;
   int shapes = 0;
@@ -126,8 +126,8 @@ void check_metadata(simdjson::dom::element element) {
 }
 
 /// Every byte of the data belongs to exactly one tensor.
-void check_layout(const SafetensorsHeader& header, std::size_t data_begin, std::size_t file_bytes) {
-  std::vector<const SafetensorsHeader::value_type*> by_offset;
+void check_layout(const TensorHeader& header, std::size_t data_begin, std::size_t file_bytes) {
+  std::vector<const TensorHeader::value_type*> by_offset;
   by_offset.reserve(header.size());
   for (const auto& named : header) by_offset.push_back(&named);
   std::sort(by_offset.begin(), by_offset.end(), [](const auto* a, const auto* b) {
@@ -149,14 +149,14 @@ void check_layout(const SafetensorsHeader& header, std::size_t data_begin, std::
 
 }  // namespace
 
-SafetensorsHeader parse_safetensors(std::span<const std::byte> file) {
+TensorHeader parse_safetensors(std::span<const std::byte> file) {
   const std::string_view text = header_text(file);
   const std::size_t data_begin = kLengthBytes + text.size();
   const simdjson::padded_string padded(text);
   simdjson::dom::parser parser;
   const simdjson::dom::object root =
       value_of(value_of(parser.parse(padded), "header is not valid JSON").get_object(), "header");
-  SafetensorsHeader header;
+  TensorHeader header;
   bool has_metadata = false;
   for (const auto& [key, value] : root) {
     if (key == "__metadata__") {
@@ -184,16 +184,15 @@ void refuse_lfs_pointer(std::span<const std::byte> file) {
   throw corrupt("is a git-lfs pointer, not the file it stands for; run `git lfs pull` in its folder");
 }
 
-SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
-  SafetensorsFile opened;
-  opened.file_ = MappedFile::open(path);
+TensorFile open_safetensors(const std::filesystem::path& path) {
+  MappedFile file = MappedFile::open(path);
   try {
-    refuse_lfs_pointer(opened.file_.bytes());
-    opened.header_ = parse_safetensors(opened.file_.bytes());
+    refuse_lfs_pointer(file.bytes());
+    TensorHeader header = parse_safetensors(file.bytes());
+    return {std::move(file), std::move(header)};
   } catch (const Error& error) {
     throw error.in(path.string());
   }
-  return opened;
 }
 
 SafetensorsShard::SafetensorsShard(const std::filesystem::path& path) : SafetensorsShard(AtomicFile(path)) {

@@ -3,8 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +10,7 @@
 
 #include "core/file.h"
 #include "core/tensor.h"
+#include "formats/tensor_file.h"
 #include "formats/written_tensor.h"
 
 /// safetensors: u64 little-endian header length, JSON header, raw row-major data (formats.md §0.1). The reader holds
@@ -19,39 +18,11 @@
 /// begins with '{', valid UTF-8, no duplicate names, no overlap, no hole, data that ends with the file.
 namespace nibble::formats {
 
-/// Where one tensor stands in a file. `dtype` is empty for a type that the format has and nibble has not.
-struct SafetensorsEntry {
-  std::string dtype_name;  // "F16"
-  std::optional<DType> dtype;
-  std::vector<std::int64_t> sizes;
-  std::size_t begin = 0;  // offsets in the file
-  std::size_t end = 0;
-};
-
-using SafetensorsHeader = std::map<std::string, SafetensorsEntry, std::less<>>;
-
 /// Checks a whole file and lists its tensors. Errors: Corrupt, saying what the file promises and breaks.
-SafetensorsHeader parse_safetensors(std::span<const std::byte> file);
+TensorHeader parse_safetensors(std::span<const std::byte> file);
 
-/// A mapped file; views live as long as it does. const calls are thread-safe.
-class SafetensorsFile {
- public:
-  /// Errors: as MappedFile::open and parse_safetensors, each with the path; a git-lfs pointer is named as such.
-  static SafetensorsFile open(const std::filesystem::path& path);
-
-  const std::filesystem::path& path() const { return file_.path(); }
-  const SafetensorsHeader& header() const { return header_; }
-  bool contains(std::string_view name) const { return header_.find(name) != header_.end(); }
-  /// The bytes of a tensor. The tensor must exist.
-  std::span<const std::byte> bytes(const SafetensorsEntry& entry) const {
-    return file_.bytes().subspan(entry.begin, entry.end - entry.begin);
-  }
-  void release(const SafetensorsEntry& entry) const { file_.release(bytes(entry)); }
-
- private:
-  MappedFile file_;
-  SafetensorsHeader header_;
-};
+/// Errors: as MappedFile::open and parse_safetensors, each with the path; a git-lfs pointer is named as such.
+TensorFile open_safetensors(const std::filesystem::path& path);
 
 /// One shard while it is written. The header comes first in the file but is known last, so its room is set aside and
 /// what it does not need is filled with spaces, as the format allows.

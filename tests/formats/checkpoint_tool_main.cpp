@@ -75,24 +75,49 @@ void side_file(const Arguments& arguments) {
   fmt::print("{}", Checkpoint::open(arguments.at(0))->side_file(arguments.at(1)).value_or(""));
 }
 
+/// Codes u8 [out, in], a byte each, as the canonical structs pack them.
+Tensor pack_rows(const Tensor& codes, std::int32_t bits) {
+  const std::int64_t rows = codes.shape()[0];
+  Tensor packed = Tensor::empty(DType::U8, {rows, weights::packed_row_bytes(codes.shape()[1], bits)});
+  for (std::int64_t o = 0; o < rows; ++o) {
+    weights::pack_codes(codes.matrix<std::uint8_t>().row_span(o), bits, packed.matrix<std::uint8_t>().row_span(o));
+  }
+  return packed;
+}
+
 /// {"module", "out", "in", "bits", "group_size", "codes": u8 [out, in], "scales": f32 [out, groups],
 ///  "zeros": i16 [out, groups], "g_idx": i32 [in] or null}; the tensors are paths of raw files.
-weights::GroupedIntWeights read_linear(const Json& spec) {
+weights::GroupedIntWeights read_grouped_int(const Json& spec) {
   weights::GroupedIntWeights w;
   w.out_features = get<std::int64_t>(spec, "out");
   w.in_features = get<std::int64_t>(spec, "in");
   w.bits = static_cast<std::int32_t>(get<std::int64_t>(spec, "bits"));
   w.group_size = get<std::int64_t>(spec, "group_size");
   const std::int64_t num_groups = (w.in_features + w.group_size - 1) / w.group_size;
-  const Tensor codes = read_raw(get<std::string>(spec, "codes"), DType::U8, {w.out_features, w.in_features});
-  w.codes = Tensor::empty(DType::U8, {w.out_features, weights::packed_row_bytes(w.in_features, w.bits)});
-  for (std::int64_t o = 0; o < w.out_features; ++o) {
-    weights::pack_codes(codes.matrix<std::uint8_t>().row_span(o), w.bits, w.codes.matrix<std::uint8_t>().row_span(o));
-  }
+  w.codes = pack_rows(read_raw(get<std::string>(spec, "codes"), DType::U8, {w.out_features, w.in_features}), w.bits);
   w.scales = to_dtype(read_raw(get<std::string>(spec, "scales"), DType::F32, {w.out_features, num_groups}), DType::F16);
   w.zeros = read_raw(get<std::string>(spec, "zeros"), DType::I16, {w.out_features, num_groups});
   if (const auto g_idx = get_optional<std::string>(spec, "g_idx")) {
     w.g_idx = read_raw(*g_idx, DType::I32, {w.in_features});
+  }
+  return w;
+}
+
+/// {"module", "out", "in", "bits", "codes": u8 [out, in], "lookup_table": f32 [out, 2^bits], and where it is sparse
+///  "rows": i32 [out + 1], "cols": i32 [nnz], "vals": f32 [nnz]}; the tensors are paths of raw files.
+weights::CodebookWeights read_codebook(const Json& spec) {
+  weights::CodebookWeights w;
+  w.out_features = get<std::int64_t>(spec, "out");
+  w.in_features = get<std::int64_t>(spec, "in");
+  w.bits = static_cast<std::int32_t>(get<std::int64_t>(spec, "bits"));
+  w.codes = pack_rows(read_raw(get<std::string>(spec, "codes"), DType::U8, {w.out_features, w.in_features}), w.bits);
+  w.lookup_table =
+      read_raw(get<std::string>(spec, "lookup_table"), DType::F32, {w.out_features, std::int64_t{1} << w.bits});
+  if (const auto rows = get_optional<std::string>(spec, "rows")) {
+    const auto nnz = get<std::int64_t>(spec, "nnz");
+    w.rows = read_raw(*rows, DType::I32, {w.out_features + 1});
+    w.cols = read_raw(get<std::string>(spec, "cols"), DType::I32, {nnz});
+    w.vals = read_raw(get<std::string>(spec, "vals"), DType::F32, {nnz});
   }
   return w;
 }
@@ -109,7 +134,8 @@ void write_checkpoint(const Arguments& arguments) {
   config.desc_act = get_or(spec, "desc_act", false);
   for (const Json& linear : spec["linears"]) {
     const auto module = get<std::string>(linear, "module");
-    const weights::LinearWeights weights = read_linear(linear);
+    const weights::LinearWeights weights =
+        linear.contains("lookup_table") ? weights::LinearWeights(read_codebook(linear)) : read_grouped_int(linear);
     writer.add_linear(module, weights, format);
     config.modules.push_back(scheme_of(module, weights, config.group_size));
   }

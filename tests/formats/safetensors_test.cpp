@@ -19,7 +19,7 @@ std::string file_of(std::string header, std::size_t data_bytes) {
   return file + header + std::string(data_bytes, '\x01');
 }
 
-SafetensorsHeader parse(const std::string& file) {
+TensorHeader parse(const std::string& file) {
   return parse_safetensors(std::as_bytes(std::span(file)));
 }
 
@@ -35,7 +35,7 @@ std::string tensor(const std::string& name, const std::string& dtype, const std:
 TEST(Safetensors, ListsTensorsWithTypeShapeAndPlace) {
   const std::string header =
       "{" + tensor("b", "F16", "[2,3]", "[4,16]") + "," + tensor("a", "I32", "[]", "[0,4]") + "}";
-  const SafetensorsHeader parsed = parse(file_of(header, 16));
+  const TensorHeader parsed = parse(file_of(header, 16));
   ASSERT_EQ(parsed.size(), 2u);
   EXPECT_EQ(parsed.at("b").dtype, DType::F16);
   EXPECT_EQ(parsed.at("b").sizes, (std::vector<std::int64_t>{2, 3}));
@@ -50,7 +50,7 @@ TEST(Safetensors, AcceptsMetadataEmptyTensorsAndTrailingSpaces) {
 }
 
 TEST(Safetensors, AcceptsTypesItHasNoUseFor) {
-  const SafetensorsHeader parsed = parse(file_of("{" + tensor("m", "BOOL", "[4]", "[0,4]") + "}", 4));
+  const TensorHeader parsed = parse(file_of("{" + tensor("m", "BOOL", "[4]", "[0,4]") + "}", 4));
   EXPECT_FALSE(parsed.at("m").dtype.has_value());
 }
 
@@ -119,7 +119,7 @@ TEST(Safetensors, NamesGitLfsPointers) {
   const TemporaryFolder folder;
   const auto path =
       folder.write("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
-  expect_error(ErrorCode::Corrupt, "model.safetensors: is a git-lfs pointer", [&] { SafetensorsFile::open(path); });
+  expect_error(ErrorCode::Corrupt, "model.safetensors: is a git-lfs pointer", [&] { open_safetensors(path); });
 }
 
 TEST(Safetensors, ReadsBackWhatAShardWrote) {
@@ -133,7 +133,7 @@ TEST(Safetensors, ReadsBackWhatAShardWrote) {
     EXPECT_FALSE(std::filesystem::exists(folder / "s.safetensors"));
     shard.commit_as(folder / "t.safetensors");
   }
-  const SafetensorsFile file = SafetensorsFile::open(folder / "t.safetensors");
+  const TensorFile file = open_safetensors(folder / "t.safetensors");
   const auto whole = file.bytes(file.header().at("odd \"name\"\n"));
   EXPECT_EQ(std::memcmp(whole.data(), values, sizeof(values)), 0);
   const auto strided = file.bytes(file.header().at("strided"));
