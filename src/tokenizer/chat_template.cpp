@@ -111,7 +111,7 @@ ChatTemplateChoice own(std::string_view source, std::string_view origin) {
 }
 
 ChatTemplateChoice fallback(std::string_view source, std::string_view origin) {
-  return {ChatTemplate::compile(source, origin), std::string(origin), true};
+  return {ChatTemplate::compile(std::string(kTextOfContent).append(source), origin), std::string(origin), true};
 }
 
 }  // namespace

@@ -2,17 +2,20 @@
 
 #include <string_view>
 
-/// Templates for checkpoints that bring none, each as the family's own reference code writes its prompts. All of them
-/// take content as text or as a list of parts, of which the text counts.
+/// Templates for checkpoints that bring none, each as the family's own reference code writes its prompts;
+/// kTextOfContent belongs in front of each.
 namespace nibble::tokenizer {
 
-/// Llama 2 Chat: https://github.com/meta-llama/llama, llama/generation.py, chat_completion.
-inline constexpr std::string_view kLlama2Template = R"jinja(
+/// The macro `text`: content is text, or a list of parts of which the text counts.
+inline constexpr std::string_view kTextOfContent = R"jinja(
 {%- macro text(content) -%}
   {%- if content is string -%}{{ content }}{%- elif content is iterable -%}
     {%- for part in content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}
   {%- endif -%}
-{%- endmacro -%}
+{%- endmacro -%})jinja";
+
+/// Llama 2 Chat: https://github.com/meta-llama/llama, llama/generation.py, chat_completion.
+inline constexpr std::string_view kLlama2Template = R"jinja(
 {%- set ns = namespace(system='', last_role='assistant') -%}
 {%- for message in messages -%}
   {%- if message.role == 'system' or message.role == 'developer' -%}
@@ -39,11 +42,6 @@ inline constexpr std::string_view kLlama2Template = R"jinja(
 
 /// Mistral Instruct: mistral-common's InstructTokenizerV1; a system message goes before the first user message.
 inline constexpr std::string_view kMistralTemplate = R"jinja(
-{%- macro text(content) -%}
-  {%- if content is string -%}{{ content }}{%- elif content is iterable -%}
-    {%- for part in content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
 {{- bos_token -}}
 {%- set ns = namespace(system='', last_role='assistant') -%}
 {%- for message in messages -%}
@@ -71,11 +69,6 @@ inline constexpr std::string_view kMistralTemplate = R"jinja(
 
 /// ChatML: https://github.com/openai/openai-python/blob/v0.28.1/chatml.md.
 inline constexpr std::string_view kChatMlTemplate = R"jinja(
-{%- macro text(content) -%}
-  {%- if content is string -%}{{ content }}{%- elif content is iterable -%}
-    {%- for part in content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
 {%- for message in messages -%}
   {{- '<|im_start|>' + message.role + '\n' + text(message.content) + '<|im_end|>\n' -}}
 {%- endfor -%}
@@ -84,11 +77,6 @@ inline constexpr std::string_view kChatMlTemplate = R"jinja(
 
 /// A model of unknown family, often a base model: turns it may have seen in ordinary text.
 inline constexpr std::string_view kPlainTurnsTemplate = R"jinja(
-{%- macro text(content) -%}
-  {%- if content is string -%}{{ content }}{%- elif content is iterable -%}
-    {%- for part in content if part.type == 'text' -%}{{ part.text }}{%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
 {{- bos_token -}}
 {%- for message in messages -%}
   {%- if message.role == 'system' or message.role == 'developer' -%}
