@@ -8,7 +8,17 @@
 namespace nibble::bench {
 namespace {
 
-enum class Kind : std::uint8_t { F16, Int8G128, Int4G128, Int4G64, Int3G128, Int2G128 };
+enum class Kind : std::uint8_t {
+  F16,
+  Int8G128,
+  Int4G128,
+  Int4G64,
+  Int3G128,
+  Int2G128,
+  Codebook4,
+  Codebook4Sparse,
+  Codebook3
+};
 
 struct LinearShape {
   const char* name;
@@ -19,12 +29,39 @@ struct LinearShape {
 constexpr LinearShape kShapes[] = {
     {"135m_down", 576, 1536}, {"1b_gate_up", 11264, 2048}, {"1b_down", 2048, 5632}, {"8b_gate_up", 28672, 4096}};
 
+/// Random codes; 0.45 % of the weights sparse where asked for.
+weights::CodebookWeights make_codebook(Kind kind, const LinearShape& shape, std::mt19937& random) {
+  weights::CodebookWeights w;
+  w.out_features = shape.out_features;
+  w.in_features = shape.in_features;
+  w.bits = kind == Kind::Codebook3 ? 3 : 4;
+  w.codes = Tensor::empty(DType::U8, {w.out_features, weights::packed_row_bytes(w.in_features, w.bits)});
+  for (std::uint8_t& byte : w.codes.span<std::uint8_t>()) byte = static_cast<std::uint8_t>(random());
+  w.lookup_table = Tensor::empty(DType::F16, {w.out_features, std::int64_t{1} << w.bits});
+  for (Half& entry : w.lookup_table.span<Half>()) entry.bits = static_cast<std::uint16_t>((random() & 0x83ff) | 0x2400);
+  if (kind != Kind::Codebook4Sparse) return w;
+  const std::int64_t per_row = w.in_features * 45 / 10000;
+  w.rows = Tensor::empty(DType::I32, {w.out_features + 1});
+  w.cols = Tensor::empty(DType::I32, {w.out_features * per_row});
+  w.vals = Tensor::zeros(DType::F32, {w.out_features * per_row});
+  for (std::int64_t o = 0; o <= w.out_features; ++o) {
+    w.rows.span<std::int32_t>()[static_cast<std::size_t>(o)] = static_cast<std::int32_t>(o * per_row);
+  }
+  for (std::int32_t& col : w.cols.span<std::int32_t>()) {
+    col = static_cast<std::int32_t>(random() % static_cast<std::uint32_t>(w.in_features));
+  }
+  return w;
+}
+
 weights::LinearWeights make_weights(Kind kind, const LinearShape& shape) {
   std::mt19937 random(1);
   if (kind == Kind::F16) {
     Tensor weight = Tensor::empty(DType::F16, {shape.out_features, shape.in_features});
     for (Half& value : weight.span<Half>()) value.bits = static_cast<std::uint16_t>((random() & 0x83ff) | 0x2400);
     return weights::DenseWeights{std::move(weight)};
+  }
+  if (kind == Kind::Codebook4 || kind == Kind::Codebook4Sparse || kind == Kind::Codebook3) {
+    return make_codebook(kind, shape, random);
   }
   weights::GroupedIntWeights w;
   w.out_features = shape.out_features;
@@ -64,9 +101,15 @@ void linear(benchmark::State& state, Kind kind, LinearShape shape) {
 }
 
 void register_all() {
-  constexpr std::pair<const char*, Kind> kKinds[] = {{"F16", Kind::F16},           {"Int8G128", Kind::Int8G128},
-                                                     {"Int4G128", Kind::Int4G128}, {"Int4G64", Kind::Int4G64},
-                                                     {"Int3G128", Kind::Int3G128}, {"Int2G128", Kind::Int2G128}};
+  constexpr std::pair<const char*, Kind> kKinds[] = {{"F16", Kind::F16},
+                                                     {"Int8G128", Kind::Int8G128},
+                                                     {"Int4G128", Kind::Int4G128},
+                                                     {"Int4G64", Kind::Int4G64},
+                                                     {"Int3G128", Kind::Int3G128},
+                                                     {"Int2G128", Kind::Int2G128},
+                                                     {"Codebook4", Kind::Codebook4},
+                                                     {"Codebook4Sparse", Kind::Codebook4Sparse},
+                                                     {"Codebook3", Kind::Codebook3}};
   for (const auto& [kind_name, kind] : kKinds) {
     for (const LinearShape& shape : kShapes) {
       const std::string name = std::string(kind_name) + "/" + shape.name;

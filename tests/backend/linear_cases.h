@@ -5,6 +5,7 @@
 
 #include "backend_cases.h"
 #include "weights/linear_weights.h"
+#include "weights/random_weights.h"
 
 namespace nibble::backend::test {
 
@@ -20,6 +21,8 @@ struct WeightCase {
   bool has_g_idx = false;
   std::int64_t first_group_offset = 0;
   bool has_bias = false;
+  bool is_codebook = false;
+  double sparsity = 0;  // codebook: share of the weights with a sparse value
 };
 
 inline std::ostream& operator<<(std::ostream& out, const WeightCase& c) {
@@ -58,7 +61,15 @@ inline weights::GroupedIntWeights random_grouped_int(const WeightCase& c, std::u
 
 inline weights::LinearPart random_part(const WeightCase& c, std::uint32_t seed) {
   weights::LinearPart part;
-  if (c.bits == 0) {
+  if (c.is_codebook) {
+    std::mt19937 random(seed);
+    part.weights = weights::make_random_codebook({.out_features = c.out_features,
+                                                  .in_features = c.in_features,
+                                                  .bits = c.bits,
+                                                  .sparsity = c.sparsity,
+                                                  .table_dtype = c.dtype},
+                                                 random);
+  } else if (c.bits == 0) {
     part.weights = weights::DenseWeights{random_tensor(c.dtype, {c.out_features, c.in_features}, seed)};
   } else {
     part.weights = random_grouped_int(c, seed);

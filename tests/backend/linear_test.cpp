@@ -69,6 +69,24 @@ const std::vector<WeightCase> kWeightCases{
      .group_size = 96,
      .is_symmetric = true},
     {.label = "Int8Odd", .out_features = 5, .in_features = 45, .bits = 8, .group_size = 15},
+    {.label = "Codebook4", .out_features = 96, .in_features = 576, .bits = 4, .is_codebook = true},
+    {.label = "Codebook4Tiny", .out_features = 1, .in_features = 1, .bits = 4, .is_codebook = true},
+    {.label = "Codebook4Odd",
+     .out_features = 37,
+     .in_features = 203,
+     .dtype = DType::F32,
+     .bits = 4,
+     .has_bias = true,
+     .is_codebook = true,
+     .sparsity = 0.05},
+    {.label = "Codebook3", .out_features = 48, .in_features = 640, .bits = 3, .is_codebook = true, .sparsity = 0.0045},
+    {.label = "Codebook3Odd",
+     .out_features = 21,
+     .in_features = 333,
+     .bits = 3,
+     .has_bias = true,
+     .is_codebook = true,
+     .sparsity = 0.1},
 };
 
 using LinearCase = std::tuple<BackendCase, WeightCase>;
@@ -181,6 +199,13 @@ TEST_P(LinearOn, KeepsPartsOfOtherKindsApart) {
        {.label = "order", .out_features = 18, .in_features = 256, .bits = 4, .group_size = 64, .has_g_idx = true}});
 }
 
+TEST_P(LinearOn, FusesCodebooksWithOtherKinds) {
+  expect_fused_equals_float64(
+      {{.label = "a", .out_features = 33, .in_features = 256, .bits = 4, .is_codebook = true, .sparsity = 0.01},
+       {.label = "b", .out_features = 17, .in_features = 256, .bits = 3, .is_codebook = true},
+       {.label = "c", .out_features = 18, .in_features = 256, .bits = 4, .group_size = 64}});
+}
+
 TEST_P(LinearOn, HoldsTheLmHeadAtHalfAPercent) {
   const WeightCase c{.label = "head", .out_features = 300, .in_features = 576, .dtype = DType::F16};
   const weights::LinearPart part = random_part(c, 9);
@@ -204,6 +229,17 @@ TEST_P(LinearOn, PacksIntegerWeightsOnce) {
   const auto linear = backend_->make_linear(one_part(random_part(c, 9)), {.name = "test"});
   // 4 bits, and per group an f16 scale and a byte of zero.
   EXPECT_EQ(linear->size_bytes(), 1024 * (2048 / 2 + 2048 / 128 * 3));
+}
+
+TEST_P(LinearOn, PacksCodebooksOnce) {
+  if (GetParam().name == "reference") return;  // dequantizes
+  const WeightCase c{.label = "codebook", .out_features = 1024, .in_features = 2560, .bits = 4, .is_codebook = true};
+  WeightCase three = c;
+  three.bits = 3;
+  // Codes of 4 bits, ten 3-bit codes in 32, and an f16 table of 16 entries a row.
+  EXPECT_EQ(backend_->make_linear(one_part(random_part(c, 9)), {.name = "test"})->size_bytes(), 1024 * (2560 / 2 + 32));
+  EXPECT_EQ(backend_->make_linear(one_part(random_part(three, 9)), {.name = "test"})->size_bytes(),
+            1024 * (2560 * 4 / 10 + 32));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, LinearOn, testing::ValuesIn(kBackendCases),

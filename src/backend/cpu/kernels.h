@@ -35,6 +35,12 @@ void int_tiles_exact(const IntTiles& w, std::int64_t first_tile, std::int64_t nu
                      std::span<const float> bias, Matrix<float> y, std::byte* scratch);
 std::size_t int_exact_scratch_bytes(const IntTiles& w);
 
+/// K in 16 lanes, each in order, added in one fixed tree; then the sparse part on its own, in order. `scratch` has
+/// codebook_scratch_bytes().
+void codebook_tiles(const CodebookTiles& w, std::int64_t first_tile, std::int64_t num_tiles, Matrix<const float> x,
+                    std::span<const float> bias, Matrix<float> y, std::byte* scratch);
+std::size_t codebook_scratch_bytes(const CodebookTiles& w);
+
 // ── Rows of activations.
 
 /// to[j] = from[j] (+ delta[j] where delta is not null); returns the sum of squares of `to`. May work in place.

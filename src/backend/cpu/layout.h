@@ -7,8 +7,9 @@
 #include "core/tensor.h"
 
 /// How this backend keeps weights and activations in memory. One layout serves every SIMD target: the kernels look at
-/// a tile of 16 output rows through vectors of 4, 8 or 16 lanes, one lane an output row, so no kernel ever adds across
-/// lanes and a row's order of additions over K is the same for every batch size, target width and thread count.
+/// a tile of 16 output rows through vectors of 4, 8 or 16 lanes, one lane an output row (but for codebooks, whose
+/// tables are a row's own), and lanes are added in one fixed way, so a row's order of additions over K is the same for
+/// every batch size, target width and thread count.
 namespace nibble::backend::cpu {
 
 /// Output rows of a tile.
@@ -68,6 +69,39 @@ struct IntTiles {
   bool is_symmetric() const { return zeros.is_empty(); }
   std::int64_t size_bytes() const {
     return static_cast<std::int64_t>(codes.size_bytes() + scales.size_bytes() + zeros.size_bytes());
+  }
+};
+
+/// Rows of a codebook part that lie together, block by block.
+inline constexpr std::int64_t kCodebookRows = 8;
+/// Codes that one 32-bit word holds, from its low end: one of each step.
+constexpr int codebook_steps(std::int32_t bits) {
+  return bits == 3 ? 10 : 8;
+}
+
+/// Weights in tables of their rows, with inputs in the lanes: a block of a row is 16 words of 32 bits, one a lane, and
+/// step s of lane j holds the code of input 16 (num_steps block + s) + j.
+///
+/// codes   u8 [num_groups of 8 rows, num_blocks, 8 rows, 64]
+/// tables  f16 or f32 [rows padded to whole tiles, 16]; 3 bits: the 8 entries twice
+/// rows, cols, vals  CSR of the sparse part as in CodebookWeights; empty when dense
+/// Padding: codes 0, tables 0.
+struct CodebookTiles {
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+  std::int32_t bits = 4;
+  Tensor codes;
+  Tensor tables;
+  Tensor rows;
+  Tensor cols;
+  Tensor vals;
+
+  std::int64_t num_tiles() const { return ceil_div(out_features, kTileRows); }
+  std::int64_t num_blocks() const { return ceil_div(in_features, kTileRows * codebook_steps(bits)); }
+  std::int64_t group_bytes() const { return num_blocks() * kCodebookRows * 64; }
+  std::int64_t size_bytes() const {
+    return static_cast<std::int64_t>(codes.size_bytes() + tables.size_bytes() + rows.size_bytes() + cols.size_bytes() +
+                                     vals.size_bytes());
   }
 };
 

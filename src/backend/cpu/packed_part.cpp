@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "backend/cpu/pack_codebook.h"
 #include "backend/cpu/pack_dense.h"
 #include "backend/cpu/pack_grouped_int.h"
 #include "core/log.h"
@@ -49,6 +50,9 @@ std::unique_ptr<PackedPart> pack_part(const weights::LinearPart& part, Precision
   if (const auto* dense = std::get_if<weights::DenseWeights>(&part.weights)) return pack_dense(*dense, part.bias, pool);
   if (const auto* grouped = std::get_if<weights::GroupedIntWeights>(&part.weights)) {
     return pack_grouped_int(*grouped, part.bias, precision, pool);
+  }
+  if (const auto* codebook = std::get_if<weights::CodebookWeights>(&part.weights)) {
+    return pack_codebook(*codebook, part.bias, pool);
   }
   return pack_as_dense(part.weights, part.bias, pool);
 }
