@@ -76,7 +76,7 @@ void expect_same_identity(const Json& before, const Json& now, const std::filesy
 }  // namespace
 
 Journal::Journal(std::filesystem::path output, Resume resume, const Json& identity)
-    : output_(std::move(output)), scratch_(output_ / kScratchFolder) {
+    : output_(std::move(output)), scratch_(output_ / kScratchFolder), identity_(identity) {
   lock();
   try {
     open_file();

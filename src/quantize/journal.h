@@ -49,6 +49,8 @@ class Journal {
   static bool is_in(const std::filesystem::path& output);
   /// Whether the folder holds the finished checkpoint: a run was stopped while it cleaned up. Only `remove` is left.
   bool is_finished() const { return is_finished_; }
+  /// Of this run, as it was given.
+  const Json& identity() const { return identity_; }
   const std::filesystem::path& scratch() const { return scratch_; }
   const std::vector<JournalEntry>& entries() const { return entries_; }
   /// The entry of a finished block; nullptr where it is not finished.
@@ -82,6 +84,7 @@ class Journal {
 
   std::filesystem::path output_;
   std::filesystem::path scratch_;
+  Json identity_;
   bool made_output_ = false;
   bool is_finished_ = false;
   std::optional<FileLock> lock_;

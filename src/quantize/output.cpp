@@ -63,7 +63,7 @@ void Output::add_rest() {
   }
 }
 
-void Output::finish() {
+void Output::finish(const Report& report) {
   const formats::QuantizationConfig quantization = make_quantization();
   formats::CheckpointFiles files;
   files.config = make_config(quantization);
@@ -71,6 +71,8 @@ void Output::finish() {
   for (const char* name : kSideFiles) {
     if (auto text = source_.side_file(name)) files.texts.emplace_back(name, std::move(*text));
   }
+  files.texts.emplace_back(kReportFile, to_json(report).dump(2) + "\n");
+  files.texts.emplace_back(kReportPage, render_html(report));
   writer_.finish(files);
 }
 

@@ -8,6 +8,7 @@
 #include "quantize/journal.h"
 #include "quantize/pipeline.h"
 #include "quantize/plan.h"
+#include "quantize/report.h"
 
 namespace nibble::quantize {
 
@@ -28,8 +29,8 @@ class Output {
   void add_rest();
   /// Makes what was added durable; the tensors since the last call, for the journal.
   std::vector<formats::WrittenTensor> sync() { return writer_.sync(); }
-  /// Names the files: shards, the tokenizer's files, config.json last.
-  void finish();
+  /// Names the files: shards, the tokenizer's files and the report, config.json last.
+  void finish(const Report& report);
   std::int64_t total_bytes() const { return writer_.total_bytes(); }
 
  private:

@@ -21,6 +21,7 @@
 #include "quantize/output.h"
 #include "quantize/output_error.h"
 #include "quantize/plan.h"
+#include "quantize/report.h"
 #include "quantize/rtn.h"
 #include "quantize/run_identity.h"
 #include "quantize/saved_samples.h"
@@ -81,10 +82,10 @@ class Pipeline {
       output.add_rest();
       journal.append({.tensors = output.sync(), .is_last = true});
     }
-    output.finish();
     PipelineReport report;
     for (const models::BlockSpec& spec : plan_.blocks) add_to(report, *journal.find_block(spec.prefix));
     report.output_bytes = output.total_bytes();
+    output.finish(make_report(report, journal.identity()));
     return report;
   }
 
@@ -248,6 +249,17 @@ class Pipeline {
     const BlockReport block = summarize(entry);
     log::info("{}: output error {:.3f} % (round to nearest: {:.3f} %)", block.name, 100 * block.method_error,
               100 * block.rtn_error);
+  }
+
+  Report make_report(const PipelineReport& report, const Json& identity) const {
+    return {.arguments = options_.arguments,
+            .model = options_.model.string(),
+            .identity = identity,
+            .checkpoint_format = std::string(plan_.method->checkpoint_format(options_.method_options)),
+            .input_bytes = checkpoint_.size_bytes(),
+            .output_bytes = report.output_bytes,
+            .layers = report.layers,
+            .judged = nullptr};
   }
 
   static void add_to(PipelineReport& report, const JournalEntry& entry) {

@@ -22,7 +22,8 @@ struct PipelineOptions {
   std::string format;  // as formats/registry.cpp names it; empty: the method's own
   MethodOptions method_options;
   CalibrationOptions calibration;
-  std::string device = "auto";  // computes attention and norms of the calibration passes: auto, cpu, reference
+  std::vector<std::string> arguments;  // the flags as typed, for the report: whoever repeats them gets the same bytes
+  std::string device = "auto";         // computes attention and norms of the calibration passes: auto, cpu, reference
   Resume resume = Resume::No;
   int num_threads = 0;  // 0: every available CPU; the result is the same for any number
 };

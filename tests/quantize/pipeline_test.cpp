@@ -166,7 +166,7 @@ TEST_F(PipelineTest, GuidedGptqIsAnOrdinaryCheckpointWhateverTheThreads) {
       EXPECT_EQ(entry.path().string().find("nibble-backward"), std::string::npos);
       ++num_files;
     }
-    EXPECT_EQ(num_files, 3u);  // model.safetensors, config.json, tokenizer.json
+    EXPECT_EQ(num_files, 5u);  // model.safetensors, config.json, tokenizer.json, nibble_report.json, report.html
   }
   EXPECT_EQ(outputs.size(), 1u);
 }

@@ -38,6 +38,7 @@ constexpr Subcommand kSubcommands[] = {
     {"convert", "write a quantized checkpoint in another format, number for number", add_convert},
     {"inspect", "what a model file is: method, bits, groups, sizes, tensors", add_inspect},
     {"bench", "measure prefill and decode speed of a model", add_bench},
+    {"reproduce", "make a quantized checkpoint again from its report, and compare", add_reproduce},
 };
 
 constexpr int kDone = 0;

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstdint>
 #include <cstdlib>
@@ -10,9 +11,11 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
+#include "apps/nibble/quantize_flags.h"
 #include "apps/nibble/subcommands.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -154,8 +157,25 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   return options;
 }
 
-int run_quantize(const QuantizeFlags& flags) {
-  const quantize::PipelineOptions options = pipeline_options(flags);
+/// The flags that shape the result, one value after its name, whatever order and spelling they were typed in.
+std::vector<std::string> recorded_arguments(const CLI::App& command) {
+  constexpr std::array kLeftOut = {"help", "MODEL", "model", "output", "resume", "threads"};
+  std::vector<std::string> arguments;
+  for (const CLI::Option* option : command.get_options()) {
+    const std::string name = option->get_single_name();
+    if (option->count() == 0 || std::ranges::find(kLeftOut, name) != kLeftOut.end()) continue;
+    arguments.push_back("--" + name);
+    if (option->get_expected_max() == 0) continue;
+    // A switch that stands alone may have caught the model, as settle_switch knows.
+    const bool is_switch = option->get_expected_min() == 0;
+    for (const std::string& value : option->results()) {
+      arguments.push_back(is_switch && !parse_switch(value) ? "true" : value);
+    }
+  }
+  return arguments;
+}
+
+int run_quantize(const quantize::PipelineOptions& options) {
   const quantize::PipelineReport report = quantize::run_pipeline(options);
   print(fmt::format("{}: {} in the {} format from {}, {}\n", options.output.string(),
                     format_bytes(static_cast<double>(report.output_bytes)), report.checkpoint_format,
@@ -254,6 +274,10 @@ void register_codebook_flags(CLI::App& command, QuantizeFlags& flags) {
 }  // namespace
 
 std::function<int()> add_quantize(CLI::App& command) {
+  return [options = add_quantize_flags(command)] { return run_quantize(options()); };
+}
+
+std::function<quantize::PipelineOptions()> add_quantize_flags(CLI::App& command) {
   auto flags = std::make_shared<QuantizeFlags>();
   quantize::PipelineOptions& pipeline = flags->pipeline;
   command.add_option("MODEL", flags->model, "folder, GGUF file or Hub name")->type_name("");
@@ -281,7 +305,11 @@ std::function<int()> add_quantize(CLI::App& command) {
       "go on where a stopped run with the same flags left off, or begin");
   command.add_option("--threads", pipeline.num_threads, "CPU threads; 0: all")->check(between(0, kMaxThreads));
   command.callback([flags] { settle(*flags); });
-  return [flags] { return run_quantize(*flags); };
+  return [flags, &command] {
+    quantize::PipelineOptions options = pipeline_options(*flags);
+    options.arguments = recorded_arguments(command);
+    return options;
+  };
 }
 
 }  // namespace nibble::apps

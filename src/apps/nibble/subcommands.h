@@ -20,5 +20,6 @@ std::function<int()> add_import(CLI::App& command);
 std::function<int()> add_convert(CLI::App& command);
 std::function<int()> add_inspect(CLI::App& command);
 std::function<int()> add_bench(CLI::App& command);
+std::function<int()> add_reproduce(CLI::App& command);
 
 }  // namespace nibble::apps
