@@ -10,6 +10,25 @@
 #include "quantize/magnitude_range.h"
 
 namespace nibble::quantize {
+namespace {
+
+/// The valid rows.
+std::span<const std::byte> bytes_of(const backend::Activation& activation) {
+  const auto count = static_cast<std::size_t>(activation.num_tokens * activation.width());
+  return std::as_bytes(activation.values.span<float>().first(count));
+}
+std::span<std::byte> writable_bytes_of(backend::Activation& activation) {
+  const auto count = static_cast<std::size_t>(activation.num_tokens * activation.width());
+  return std::as_writable_bytes(activation.values.span<float>().first(count));
+}
+
+/// Of a token in a file whose rows are `width` floats apart.
+std::int64_t offset_of(std::int64_t token, std::int64_t width) {
+  return token * width * static_cast<std::int64_t>(sizeof(float));
+}
+
+}  // namespace
+
 /// Sums up a stage's inputs, chunk after chunk.
 class ActivationStream::Statistics {
  public:
@@ -79,6 +98,9 @@ ActivationStream::ActivationStream(backend::Backend& backend, const backend::Rop
     : backend_(backend), rope_(rope), wanted_(wanted), num_tokens_(samples.num_samples * samples.seq_len) {
   for (CalibrationBatch& batch : make_batches(samples))
     chunks_.push_back({.batch = std::move(batch), .hidden = {}, .input = {}});
+  for (std::size_t i = 1; i < chunks_.size(); ++i) {
+    chunks_[i].first_token = chunks_[i - 1].first_token + chunks_[i - 1].batch.num_tokens();
+  }
   chunk_tokens_ = chunks_.front().batch.num_tokens();
 }
 
@@ -93,11 +115,20 @@ void ActivationStream::for_each_chunk(const Body& body) {
   }
 }
 
+void ActivationStream::set_storage(const StreamStorage& storage) {
+  if (storage.hidden == Residence::ScratchFile) hidden_file_.emplace(storage.folder);
+  if (storage.inputs == Residence::ScratchFile) input_file_.emplace(storage.folder);
+}
+
 void ActivationStream::embed(const backend::Embedding& embedding, std::int64_t hidden_size) {
+  hidden_size_ = hidden_size;
   for (Chunk& chunk : chunks_) {
     const backend::ForwardBatch batch = chunk.batch.view();
     chunk.hidden = backend_.make_activation(batch.num_tokens(), hidden_size, backend_.hidden_format());
     backend_.embed(embedding, batch, chunk.hidden);
+    if (!hidden_file_) continue;
+    hidden_file_->write(offset_of(chunk.first_token, hidden_size), bytes_of(chunk.hidden));
+    chunk.hidden = {};
   }
 }
 
@@ -106,28 +137,58 @@ void ActivationStream::reserve(const models::BlockSpec& spec) {
   if (!state_.stage_input.empty()) return;  // all blocks of a model have the same shape
   const std::vector<backend::ActivationFormat> formats(spec.stages.size());
   state_ = models::make_block_state(backend_, spec, chunk_tokens_, formats);
+  for (const backend::Activation& input : state_.stage_input) widest_input_ = std::max(widest_input_, input.width());
 }
 
 void ActivationStream::save(const std::filesystem::path& path) const {
   AtomicFile file = AtomicFile::reopen(path, 0);
-  for (const Chunk& chunk : chunks_) file.write(std::as_bytes(chunk.hidden.values.span<float>()));
+  Tensor rows = hidden_file_ ? Tensor::empty(DType::F32, {chunk_tokens_, hidden_size_}) : Tensor();
+  for (const Chunk& chunk : chunks_) {
+    if (!hidden_file_) {
+      file.write(std::as_bytes(chunk.hidden.values.span<float>()));
+      continue;
+    }
+    const auto bytes = std::as_writable_bytes(rows.span<float>())
+                           .first(static_cast<std::size_t>(offset_of(chunk.batch.num_tokens(), hidden_size_)));
+    hidden_file_->read(offset_of(chunk.first_token, hidden_size_), bytes);
+    file.write(bytes);
+  }
   file.seal();
 }
 
 void ActivationStream::restore(const std::filesystem::path& path) {
   const MappedFile file = MappedFile::open(path);
-  std::size_t size = 0;
-  for (const Chunk& chunk : chunks_) size += chunk.hidden.values.size_bytes();
-  if (file.size_bytes() != size) {
+  if (file.size_bytes() != static_cast<std::size_t>(offset_of(num_tokens_, hidden_size_))) {
     throw Error(ErrorCode::Corrupt, path.string() + ": is not the state of this run's activations: its size is wrong");
   }
-  std::size_t offset = 0;
   for (Chunk& chunk : chunks_) {
-    const auto hidden = std::as_writable_bytes(chunk.hidden.values.span<float>());
-    std::ranges::copy(file.bytes().subspan(offset, hidden.size()), hidden.begin());
-    offset += hidden.size();
-    file.release(file.bytes().first(offset));
+    const std::int64_t offset = offset_of(chunk.first_token, hidden_size_);
+    const auto bytes = file.bytes().subspan(
+        static_cast<std::size_t>(offset), static_cast<std::size_t>(offset_of(chunk.batch.num_tokens(), hidden_size_)));
+    if (hidden_file_) {
+      hidden_file_->write(offset, bytes);
+    } else {
+      std::ranges::copy(bytes, std::as_writable_bytes(chunk.hidden.values.span<float>()).begin());
+    }
+    file.release(bytes);
   }
+}
+
+void ActivationStream::borrow_hidden(Chunk& chunk) {
+  if (!hidden_file_) {
+    std::swap(state_.hidden, chunk.hidden);
+    return;
+  }
+  state_.hidden.num_tokens = chunk.batch.num_tokens();
+  hidden_file_->read(offset_of(chunk.first_token, hidden_size_), writable_bytes_of(state_.hidden));
+}
+
+void ActivationStream::return_hidden(Chunk& chunk) {
+  if (!hidden_file_) {
+    std::swap(state_.hidden, chunk.hidden);
+    return;
+  }
+  hidden_file_->write(offset_of(chunk.first_token, hidden_size_), bytes_of(state_.hidden));
 }
 
 std::vector<StageInputs> ActivationStream::observe(const models::DecoderBlock& block) {
@@ -136,8 +197,12 @@ std::vector<StageInputs> ActivationStream::observe(const models::DecoderBlock& b
   std::vector<Statistics> statistics;
   for (const backend::Activation& input : state_.stage_input) statistics.emplace_back(input.width(), wanted_);
   for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
-    std::ranges::copy(chunk.hidden.values.span<float>(), state_.hidden.values.span<float>().begin());
-    state_.hidden.num_tokens = chunk.hidden.num_tokens;
+    if (hidden_file_) {
+      borrow_hidden(chunk);
+    } else {
+      std::ranges::copy(chunk.hidden.values.span<float>(), state_.hidden.values.span<float>().begin());
+      state_.hidden.num_tokens = chunk.hidden.num_tokens;
+    }
     for (std::size_t s = 0; s < num_stages; ++s) {
       block.prepare(s, context, state_);
       statistics[s].add(state_.stage_input[s], backend_.pool());
@@ -153,11 +218,11 @@ StageInputs ActivationStream::enter(const models::DecoderBlock& block) {
   reserve(block.spec());
   Statistics statistics(state_.stage_input.front().width(), wanted_);
   for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
-    std::swap(state_.hidden, chunk.hidden);
+    borrow_hidden(chunk);
     block.prepare(0, context, state_);
     statistics.add(state_.stage_input.front(), backend_.pool());
     take_input(chunk, 0);
-    std::swap(state_.hidden, chunk.hidden);
+    return_hidden(chunk);
   });
   return statistics.take();
 }
@@ -166,7 +231,7 @@ StageInputs ActivationStream::advance(const models::DecoderBlock& block, std::si
   const std::size_t next = stage_idx + 1;
   Statistics statistics(state_.stage_input[next].width(), wanted_);
   for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
-    std::swap(state_.hidden, chunk.hidden);
+    borrow_hidden(chunk);
     put_input(chunk, stage_idx);
     block.apply(stage_idx, state_);
     block.prepare(next, context, state_);
@@ -175,7 +240,7 @@ StageInputs ActivationStream::advance(const models::DecoderBlock& block, std::si
       statistics.add_keys_and_values(state_.stage_output[stage_idx], block.spec().attention, backend_.pool());
     }
     take_input(chunk, next);
-    std::swap(state_.hidden, chunk.hidden);
+    return_hidden(chunk);
   });
   return statistics.take();
 }
@@ -183,19 +248,29 @@ StageInputs ActivationStream::advance(const models::DecoderBlock& block, std::si
 void ActivationStream::leave(const models::DecoderBlock& block) {
   const std::size_t last = block.spec().stages.size() - 1;
   for_each_chunk([&](Chunk& chunk, const models::BlockContext& context) {
-    std::swap(state_.hidden, chunk.hidden);
+    borrow_hidden(chunk);
     put_input(chunk, last);
     block.apply(last, state_);
     block.finish(context, state_);
-    std::swap(state_.hidden, chunk.hidden);
+    return_hidden(chunk);
   });
 }
 
 void ActivationStream::put_input(Chunk& chunk, std::size_t stage_idx) {
+  if (input_file_) {
+    backend::Activation& input = state_.stage_input[stage_idx];
+    input.num_tokens = chunk.batch.num_tokens();
+    input_file_->read(offset_of(chunk.first_token, widest_input_), writable_bytes_of(input));
+    return;
+  }
   spare_inputs_.push_back(std::exchange(state_.stage_input[stage_idx], std::move(chunk.input)));
 }
 
 void ActivationStream::take_input(Chunk& chunk, std::size_t stage_idx) {
+  if (input_file_) {
+    input_file_->write(offset_of(chunk.first_token, widest_input_), bytes_of(state_.stage_input[stage_idx]));
+    return;
+  }
   const std::int64_t width = state_.stage_input[stage_idx].width();
   chunk.input = std::move(state_.stage_input[stage_idx]);
   const auto spare = std::ranges::find_if(

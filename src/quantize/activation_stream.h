@@ -3,10 +3,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/scratch_file.h"
 #include "models/block.h"
 #include "quantize/calibration_batch.h"
 #include "quantize/quantizer.h"
@@ -23,8 +25,18 @@ struct InputStatistics {
   double percentile = 100;  // of the magnitudes that a range covers
 };
 
+enum class Residence : std::uint8_t { Memory, ScratchFile };
+
+/// Where a stream keeps what it holds of all tokens.
+struct StreamStorage {
+  Residence hidden = Residence::Memory;  // the residual stream
+  Residence inputs = Residence::Memory;  // the inputs of the stage at work
+  std::filesystem::path folder;          // of scratch files
+};
+
 /// The calibration tokens on their way through the model, one stage at a time, in chunks of whole samples. Between
-/// stages it holds the residual stream and the stage's inputs of all tokens; everything else is one chunk's.
+/// stages it holds the residual stream and the stage's inputs of all tokens, in memory or in scratch files; everything
+/// else is one chunk's.
 ///
 ///   for each block:  [observe(block)]  enter(block)  { quantize stage s; advance(block, s) }…  leave(block)
 ///
@@ -36,6 +48,8 @@ class ActivationStream {
                    const InputStatistics& wanted = {});
 
   std::int64_t num_tokens() const { return num_tokens_; }
+  /// Before `embed`. Results do not depend on it.
+  void set_storage(const StreamStorage& storage);
   /// The residual stream between two blocks, durable in a file, and back. Errors: Corrupt for a file of another size.
   void save(const std::filesystem::path& path) const;
   void restore(const std::filesystem::path& path);
@@ -52,8 +66,10 @@ class ActivationStream {
   void leave(const models::DecoderBlock& block);
 
  private:
+  /// What lies in scratch files has no values here between two uses.
   struct Chunk {
     CalibrationBatch batch;
+    std::int64_t first_token = 0;
     backend::Activation hidden;  // [tokens, hidden_size]
     backend::Activation input;   // [tokens, width of the current stage]
   };
@@ -64,6 +80,9 @@ class ActivationStream {
   /// Calls body(chunk, context) for each chunk in order, its batch prepared.
   template <class Body>
   void for_each_chunk(const Body& body);
+  /// The chunk's residual stream → the working state's, and back.
+  void borrow_hidden(Chunk& chunk);
+  void return_hidden(Chunk& chunk);
   /// chunk.input → the working state's input of the stage, and back; buffers circulate through spare_inputs_.
   void put_input(Chunk& chunk, std::size_t stage_idx);
   void take_input(Chunk& chunk, std::size_t stage_idx);
@@ -77,6 +96,10 @@ class ActivationStream {
   std::unique_ptr<backend::KvCache> cache_;  // of one layer, for one chunk
   models::BlockState state_;                 // the chunk at work
   std::vector<backend::Activation> spare_inputs_;
+  std::optional<ScratchFile> hidden_file_;  // f32 [num_tokens, hidden_size]
+  std::optional<ScratchFile> input_file_;   // f32, tokens of the widest stage's width apart
+  std::int64_t hidden_size_ = 0;
+  std::int64_t widest_input_ = 0;
 };
 
 }  // namespace nibble::quantize

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "formats/checkpoint.h"
 #include "formats/written_tensor.h"
 #include "quantize/layer_report.h"
 
@@ -13,6 +14,7 @@ namespace nibble::quantize {
 struct JournalEntry {
   std::string block;                            // "model.layers.3", whose tensors are written; or empty
   std::vector<formats::WrittenTensor> tensors;  // what the shards got since the entry before
+  std::vector<formats::ModuleScheme> schemes;   // of the block's quantized linears, for the config
   std::vector<LayerReport> layers;
   std::vector<std::string> saved_states;    // complete since this entry (Journal::state_path)
   std::vector<std::string> dropped_states;  // of no use since this entry: their files are deleted

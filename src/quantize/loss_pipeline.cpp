@@ -92,7 +92,10 @@ std::vector<weights::LinearWeights> LossPipeline::quantize_stage(const std::vect
 Tensor LossPipeline::rounded(const Tensor& weight) const {
   const auto matrix = weight.matrix<float>();
   const MethodOptions& method = options_.method_options;
-  return weights::dequantize(round_to_nearest(matrix, method.group_size_of(matrix.cols), method.grid, backend_.pool()));
+  // A codebook serves a whole row.
+  const std::int64_t group_size =
+      plan_.method->makes == Makes::GroupedInt ? method.group_size_of(matrix.cols) : matrix.cols;
+  return weights::dequantize(round_to_nearest(matrix, group_size, method.grid, backend_.pool()));
 }
 
 double LossPipeline::error_of(const Tensor& weight, const Tensor& quantized, const LossStatistics& statistics) const {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstddef>
 #include <utility>
 
 #include "formats/quantization_config.h"
@@ -21,7 +22,18 @@ Output::Output(const formats::Checkpoint& source, const Plan& plan, const Pipeli
       plan_(plan),
       options_(options),
       format_(plan.format),
-      writer_(options.output, journal.scratch(), journal.written_tensors()) {}
+      writer_(options.output, journal.scratch(), journal.written_tensors()) {
+  for (const JournalEntry& entry : journal.entries()) {
+    schemes_.insert(schemes_.end(), entry.schemes.begin(), entry.schemes.end());
+  }
+  num_synced_schemes_ = schemes_.size();
+}
+
+void Output::sync(JournalEntry& entry) {
+  entry.tensors = writer_.sync();
+  entry.schemes.assign(schemes_.begin() + static_cast<std::ptrdiff_t>(num_synced_schemes_), schemes_.end());
+  num_synced_schemes_ = schemes_.size();
+}
 
 void Output::add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized) {
   for (std::size_t i = 0; i < linears.size(); ++i) {

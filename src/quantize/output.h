@@ -27,8 +27,8 @@ class Output {
   void skip(const models::BlockSpec& spec);
   /// Everything else in f16: embedding, final norm, lm_head.
   void add_rest();
-  /// Makes what was added durable; the tensors since the last call, for the journal.
-  std::vector<formats::WrittenTensor> sync() { return writer_.sync(); }
+  /// Makes what was added durable, and enters it: tensors and schemes since the last call.
+  void sync(JournalEntry& entry);
   /// Names the files: shards, the tokenizer's files and the report, config.json last.
   void finish(const Report& report);
   std::int64_t total_bytes() const { return writer_.total_bytes(); }
@@ -47,6 +47,7 @@ class Output {
   const PipelineOptions& options_;
   std::string_view format_;
   std::vector<formats::ModuleScheme> schemes_;  // of the linears written so far
+  std::size_t num_synced_schemes_ = 0;
   formats::CheckpointWriter writer_;
   std::set<std::string> written_;  // tensors of the source that are dealt with
 };

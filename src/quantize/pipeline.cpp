@@ -22,6 +22,7 @@
 #include "quantize/output_error.h"
 #include "quantize/plan.h"
 #include "quantize/report.h"
+#include "quantize/resources.h"
 #include "quantize/rtn.h"
 #include "quantize/run_identity.h"
 #include "quantize/saved_samples.h"
@@ -70,6 +71,12 @@ class Pipeline {
                                      {.precision = backend::Precision::Exact, .num_threads = options.num_threads});
   }
 
+  /// Before anything is written. Errors: as quantize/resources.h.
+  void check_resources() {
+    resources_ = estimate_resources(plan_, options_);
+    max_memory_ = preflight(resources_, options_, backend_->memory().free_bytes, backend_->pool());
+  }
+
   PipelineReport run(Journal& journal) {
     const bool is_written = journal.is_written();
     std::optional<CalibrationSamples> samples;
@@ -80,7 +87,9 @@ class Pipeline {
       calibration_ == Calibration::Loss ? quantize_by_loss(*samples, journal, output)
                                         : quantize_blocks(journal, output);
       output.add_rest();
-      journal.append({.tensors = output.sync(), .is_last = true});
+      JournalEntry last{.is_last = true};
+      output.sync(last);
+      journal.append(std::move(last));
     }
     PipelineReport report;
     for (const models::BlockSpec& spec : plan_.blocks) add_to(report, *journal.find_block(spec.prefix));
@@ -106,7 +115,7 @@ class Pipeline {
   /// Makes a finished block durable.
   void record(JournalEntry entry, Output& output, Journal& journal) {
     crash_point();
-    entry.tensors = output.sync();
+    output.sync(entry);
     crash_point();
     if (states_) states_->save(entry);
     log_block(entry);
@@ -138,11 +147,13 @@ class Pipeline {
       rewind_to_first_block(journal);
       return;
     }
-    start_stream(samples);
+    StreamStorage storage = choose_storage(resources_, max_memory_);
+    storage.folder = journal.scratch();
+    start_stream(samples, storage);
     states_.emplace(journal, *stream_).restore();
   }
 
-  void start_stream(const CalibrationSamples& samples) {
+  void start_stream(const CalibrationSamples& samples, const StreamStorage& storage) {
     rope_ = backend_->make_rope({.inv_freq = models::rope_inverse_frequencies(plan_.config),
                                  .attention_factor = 1,
                                  .max_positions = samples.seq_len});
@@ -151,6 +162,7 @@ class Pipeline {
       wanted = {InputStatistics::Kind::Range, options_.method_options.fp8.percentile};
     }
     stream_ = std::make_unique<ActivationStream>(*backend_, *rope_, samples, wanted);
+    stream_->set_storage(storage);
     const std::string table = std::string(plan_.architecture->embedding) + ".weight";
     const auto embedding = backend_->make_embedding({Tensor::borrow(checkpoint_.tensor(table))});
     stream_->embed(*embedding, plan_.config.hidden_size);
@@ -178,7 +190,7 @@ class Pipeline {
           block.spec.stages[s].prepare == models::Prepare::Attention) {
         output.add_kv_scales(linears.front(), inputs);
       }
-      const std::vector<Tensor> dequantized = dequantize_all(quantized);
+      std::vector<Tensor> dequantized = dequantize_all(quantized);
       const std::size_t first_layer = entry.layers.size();
       for (std::size_t i = 0; i < linears.size(); ++i) {
         LayerReport& layer = entry.layers.emplace_back(describe_layer(
@@ -189,7 +201,13 @@ class Pipeline {
       }
       if (stream_) {
         decoder.set_linear(s, make_calibration_linear(linears, dequantized, backend_->pool()));
-        if (s + 1 < block.stages.size()) inputs = stream_->advance(decoder, s);
+        dequantized.clear();
+        block.stages[s].clear();  // memory at the peak: each stage's weights go when they are no longer needed
+        inputs = {};
+        if (s + 1 < block.stages.size()) {
+          inputs = stream_->advance(decoder, s);
+          decoder.set_linear(s, nullptr);
+        }
       }
       share_time(std::span(entry.layers).subspan(first_layer), watch.lap());
     }
@@ -273,6 +291,8 @@ class Pipeline {
   Calibration calibration_;
   std::unique_ptr<Quantizer> quantizer_;
   std::unique_ptr<backend::Backend> backend_;
+  Resources resources_;
+  std::int64_t max_memory_ = 0;
   std::unique_ptr<backend::Rope> rope_;
   std::unique_ptr<ActivationStream> stream_;  // where the method calibrates
   std::optional<StreamStates> states_;        // of the stream
@@ -284,12 +304,14 @@ PipelineReport run_pipeline(const PipelineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const auto checkpoint = formats::Checkpoint::open(options.model);
   const Plan plan = make_plan(*checkpoint, options);
+  Pipeline pipeline(*checkpoint, plan, options);
+  pipeline.check_resources();
   Journal journal(options.output, options.resume, run_identity(*checkpoint, plan, options));
   PipelineReport report;
   if (journal.is_finished()) {
     log::info("{}: was finished already", options.output.string());
   } else {
-    report = Pipeline(*checkpoint, plan, options).run(journal);
+    report = pipeline.run(journal);
   }
   journal.remove();
   report.input_bytes = checkpoint->size_bytes();

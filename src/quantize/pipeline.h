@@ -25,7 +25,8 @@ struct PipelineOptions {
   std::vector<std::string> arguments;  // the flags as typed, for the report: whoever repeats them gets the same bytes
   std::string device = "auto";         // computes attention and norms of the calibration passes: auto, cpu, reference
   Resume resume = Resume::No;
-  int num_threads = 0;  // 0: every available CPU; the result is the same for any number
+  std::int64_t max_memory = 0;  // bytes; activations beyond it go to scratch files. 0: what is free
+  int num_threads = 0;          // 0: every available CPU; the result is the same for any number
 };
 
 /// What became of one block. Errors are relative errors of the linears' outputs (output_error), averaged over the

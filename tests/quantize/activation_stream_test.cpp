@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 
+#include "core/file.h"
 #include "models/config.h"
 #include "quantize/calibration_linear.h"
 #include "quantize/float_block.h"
@@ -80,6 +81,43 @@ TEST_F(ActivationStreamTest, StageByStageSeesWhatOnePassSees) {
   for (std::size_t s = 0; s + 1 < block_.stages.size(); ++s) observed.advance(whole, s);
   observed.leave(whole);
   expect_same(walked.enter(decoder), observed.enter(whole));
+}
+
+TEST_F(ActivationStreamTest, ScratchFilesHoldWhatMemoryHolds) {
+  std::filesystem::create_directory(folder_ / "scratch");
+  const auto walk = [&](ActivationStream& stream, int num_blocks) {
+    std::vector<StageInputs> seen;
+    models::DecoderBlock decoder = decoder_block_with_linears();
+    for (int b = 0; b < num_blocks; ++b) {
+      for (StageInputs& inputs : stream.observe(decoder)) seen.push_back(std::move(inputs));
+      seen.push_back(stream.enter(decoder));
+      for (std::size_t s = 0; s + 1 < block_.stages.size(); ++s) seen.push_back(stream.advance(decoder, s));
+      stream.leave(decoder);
+    }
+    return seen;
+  };
+  ActivationStream in_memory = stream();
+  const auto expected = walk(in_memory, 2);
+  in_memory.save(folder_ / "expected");
+  for (const Residence hidden : {Residence::Memory, Residence::ScratchFile}) {
+    ActivationStream spilled(*backend_, *rope_, samples_);
+    spilled.set_storage({hidden, Residence::ScratchFile, folder_ / "scratch"});
+    spilled.embed(*embedding_, config_.hidden_size);
+    const auto first = walk(spilled, 1);
+    for (std::size_t i = 0; i < first.size(); ++i) expect_same(first[i], expected[i]);
+    // Through a state and back, into a stream that holds something else.
+    spilled.save(folder_ / "state");
+    ActivationStream resumed(*backend_, *rope_, samples_);
+    resumed.set_storage({hidden, Residence::ScratchFile, folder_ / "scratch"});
+    resumed.embed(*embedding_, config_.hidden_size);
+    resumed.restore(folder_ / "state");
+    const auto second = walk(resumed, 1);
+    for (std::size_t i = 0; i < second.size(); ++i) expect_same(second[i], expected[first.size() + i]);
+    resumed.save(folder_ / "state");
+    EXPECT_EQ(read_text_file(folder_ / "state"), read_text_file(folder_ / "expected"));
+  }
+  std::filesystem::resize_file(folder_ / "state", 1000);
+  EXPECT_THROW(in_memory.restore(folder_ / "state"), Error);
 }
 
 TEST_F(ActivationStreamTest, MagnitudeAndGramAgreeWithTheBackendsOwnLinears) {

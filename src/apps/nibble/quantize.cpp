@@ -159,7 +159,7 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
 
 /// The flags that shape the result, one value after its name, whatever order and spelling they were typed in.
 std::vector<std::string> recorded_arguments(const CLI::App& command) {
-  constexpr std::array kLeftOut = {"help", "MODEL", "model", "output", "resume", "threads"};
+  constexpr std::array kLeftOut = {"help", "MODEL", "model", "output", "max-memory", "resume", "threads"};
   std::vector<std::string> arguments;
   for (const CLI::Option* option : command.get_options()) {
     const std::string name = option->get_single_name();
@@ -300,6 +300,11 @@ std::function<quantize::PipelineOptions()> add_quantize_flags(CLI::App& command)
   command.add_option("--device", pipeline.device, "where attention of the calibration passes runs")
       ->check(CLI::IsMember({"auto", "cpu", "reference"}))
       ->capture_default_str();
+  command
+      .add_option("--max-memory", pipeline.max_memory,
+                  "as 24GB; calibration activations beyond it go to a scratch file in the output [what is free]")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
   command.add_flag_callback(
       "--resume", [flags] { flags->pipeline.resume = quantize::Resume::Yes; },
       "go on where a stopped run with the same flags left off, or begin");
