@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -47,6 +48,28 @@ Tensor constant_half(Shape shape, float value) {
   Tensor tensor = Tensor::empty(DType::F16, shape);
   for (Half& half : tensor.span<Half>()) half = to_half(value);
   return tensor;
+}
+
+/// Any codes, tables of random_half's magnitudes, and sparse values at random columns for the share `sparsity`.
+weights::CodebookWeights random_codebook(const Shape& shape, std::int32_t bits, double sparsity, Random& random) {
+  weights::CodebookWeights w;
+  w.out_features = shape[0];
+  w.in_features = shape[1];
+  w.bits = bits;
+  w.codes = Tensor::empty(DType::U8, {shape[0], weights::packed_row_bytes(shape[1], bits)});
+  fill_bytes(w.codes.mutable_view(), random);
+  w.lookup_table = random_half({shape[0], std::int64_t{1} << bits}, random);
+  const auto per_row = static_cast<std::int32_t>(sparsity * static_cast<double>(shape[1]));
+  if (per_row == 0) return w;
+  w.rows = Tensor::empty(DType::I32, {shape[0] + 1});
+  std::int32_t begin = 0;
+  for (std::int32_t& row : w.rows.span<std::int32_t>()) row = std::exchange(begin, begin + per_row);
+  w.cols = Tensor::empty(DType::I32, {shape[0] * per_row});
+  for (std::int32_t& col : w.cols.span<std::int32_t>()) {
+    col = static_cast<std::int32_t>(random.next() % static_cast<std::uint64_t>(shape[1]));
+  }
+  w.vals = to_dtype(random_half({shape[0] * per_row}, random), DType::F32);
+  return w;
 }
 
 /// Byte-level tokenizer without merges: id = byte, so that any text encodes.
@@ -129,6 +152,9 @@ class DummyCheckpoint final : public formats::Checkpoint {
   weights::LinearWeights linear(std::string_view module, const Shape& shape) const override {
     Random random(seed_ ^ std::hash<std::string_view>{}(module));
     if (!quantization_ || module == "lm_head") return weights::DenseWeights{random_half(shape, random)};
+    if (quantization_->method == "squeezellm") {
+      return random_codebook(shape, quantization_->bits, get_or(quantization_->raw, "sparsity", 0.0), random);
+    }
     weights::GroupedIntWeights w;
     w.out_features = shape[0];
     w.in_features = shape[1];
@@ -156,11 +182,17 @@ class DummyCheckpoint final : public formats::Checkpoint {
   static formats::QuantizationConfig parse_quantization(const Json& json) {
     formats::QuantizationConfig quantization;
     quantization.method = get<std::string>(json, "quant_method");
-    if (quantization.method != "gptq" && quantization.method != "awq") {
+    constexpr std::string_view kMade[] = {"gptq", "awq", "squeezellm"};
+    if (std::ranges::find(kMade, quantization.method) == std::end(kMade)) {
       throw Error(ErrorCode::Unsupported, "quantization_config: quant_method \"" + quantization.method +
-                                              "\"; --load-format dummy makes gptq and awq weights");
+                                              "\"; --load-format dummy makes gptq, awq and squeezellm weights");
     }
-    quantization.bits = static_cast<std::int32_t>(get_or<std::int64_t>(json, "bits", 4));
+    quantization.bits =
+        static_cast<std::int32_t>(get_or<std::int64_t>(json, "bits", get_or<std::int64_t>(json, "wbits", 4)));
+    if (quantization.method == "squeezellm" && quantization.bits != 3 && quantization.bits != 4) {
+      throw Error(ErrorCode::Unsupported,
+                  "quantization_config: SqueezeLLM has 3 and 4 bits, not " + std::to_string(quantization.bits));
+    }
     quantization.group_size = get_or<std::int64_t>(json, "group_size", 128);
     quantization.raw = json;
     return quantization;

@@ -17,9 +17,9 @@ namespace nibble::models {
 std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend,
                                       std::int64_t max_positions = 0);
 
-/// `--load-format dummy`: a folder with only config.json as a checkpoint whose weights are made from `seed` (AWQ or
-/// GPTQ where config.json has a quantization_config), so that large shapes need no large files. Tokenizer files are
-/// used where they exist; else a byte-level tokenizer of 256 tokens stands in.
+/// `--load-format dummy`: a folder with only config.json as a checkpoint whose weights are made from `seed` (quantized
+/// where config.json has a quantization_config of awq, gptq or squeezellm), so that large shapes need no large files.
+/// Tokenizer files are used where they exist; else a byte-level tokenizer of 256 tokens stands in.
 std::unique_ptr<formats::Checkpoint> make_dummy_checkpoint(const std::filesystem::path& folder, std::uint64_t seed);
 
 }  // namespace nibble::models

@@ -35,6 +35,18 @@ TEST(DummyCheckpoint, IsQuantizedWhereConfigSaysSo) {
   EXPECT_NEAR(std::sqrt(squares / static_cast<double>(dense.num_elements())), 0.02, 0.01);
 }
 
+TEST(DummyCheckpoint, MakesCodebooksForSqueezeLlm) {
+  const testing_support::TemporaryFolder folder;
+  testing_support::write_tiny_config(
+      folder.path(), R"(, "quantization_config": {"quant_method": "squeezellm", "wbits": 3, "sparsity": 0.03})");
+  const auto checkpoint = make_dummy_checkpoint(folder.path(), 1);
+  const auto weights = checkpoint->linear("model.layers.0.mlp.up_proj", {128, 64});
+  ASSERT_TRUE(std::holds_alternative<weights::CodebookWeights>(weights));
+  weights::validate(weights);
+  EXPECT_EQ(std::get<weights::CodebookWeights>(weights).bits, 3);
+  EXPECT_EQ(std::get<weights::CodebookWeights>(weights).vals.num_elements(), 128);
+}
+
 TEST(Loader, LoadsAndRunsATinyModelOnTheReferenceBackend) {
   const testing_support::TemporaryFolder folder;
   testing_support::write_tiny_config(folder.path());

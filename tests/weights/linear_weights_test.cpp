@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/expect_error.h"
+#include "weights/random_weights.h"
 
 namespace nibble::weights {
 namespace {
@@ -123,6 +124,24 @@ TEST(CodebookWeights, SlicesRenumberTheSparseRowsAndColumns) {
   const LinearWeights whole = make_codebook();
   EXPECT_EQ(values_of(slice_outputs(whole, 1, 1)), (std::vector<float>{210, 310, 14}));
   EXPECT_EQ(values_of(slice_inputs(whole, 1, 2)), (std::vector<float>{0, 101, 310, 14}));
+}
+
+TEST(CodebookWeights, HoldTheLinearsOfALlama70BAt3BitsIn26Gigabytes) {
+  struct LinearShape {
+    std::int64_t out_features;
+    std::int64_t in_features;
+  };
+  constexpr LinearShape kBlock[] = {{8192, 8192},  {1024, 8192},  {1024, 8192}, {8192, 8192},
+                                    {28672, 8192}, {28672, 8192}, {8192, 28672}};
+  std::mt19937 random(1);
+  std::int64_t block_bytes = 0;
+  for (const LinearShape& shape : kBlock) {  // a row takes what every other one does
+    const LinearWeights row =
+        make_random_codebook({.out_features = 1, .in_features = shape.in_features, .bits = 3}, random);
+    block_bytes += shape.out_features * size_bytes(row);
+  }
+  EXPECT_LT(80 * block_bytes, 26'000'000'000);
+  EXPECT_GT(80 * block_bytes, 25'000'000'000);
 }
 
 TEST(CodebookWeights, RefusesBrokenTablesAndRows) {
