@@ -1,7 +1,6 @@
 #include "formats/folder_checkpoint.h"
 
 #include <fmt/format.h>
-#include <simdjson.h>
 
 #include <algorithm>
 #include <map>
@@ -12,43 +11,14 @@
 #include "formats/linear_format.h"
 #include "formats/quantization_config.h"
 #include "formats/safetensors.h"
+#include "formats/shard_index.h"
 #include "formats/squeezellm.h"
 #include "formats/torch_file.h"
 
 namespace nibble::formats {
 namespace {
 
-constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
 constexpr std::string_view kTorchIndex = "pytorch_model.bin.index.json";
-
-/// Which tensor stands in which shard, as an index says.
-struct ShardIndex {
-  std::filesystem::path path;
-  std::map<std::string, std::string, std::less<>> file_of_tensor;
-};
-
-ShardIndex read_index(const std::filesystem::path& path) {
-  const MappedFile file = MappedFile::open(path);
-  refuse_lfs_pointer(file.bytes());
-  const simdjson::padded_string text(reinterpret_cast<const char*>(file.bytes().data()), file.size_bytes());
-  simdjson::dom::parser parser;
-  simdjson::dom::object weight_map;
-  if (const auto error = parser.parse(text)["weight_map"].get(weight_map); error != simdjson::SUCCESS) {
-    throw Error(ErrorCode::Corrupt, fmt::format("weight_map: {}", simdjson::error_message(error)));
-  }
-  ShardIndex index{path, {}};
-  for (const auto& [tensor, value] : weight_map) {
-    std::string_view shard;
-    if (value.get(shard) != simdjson::SUCCESS || !is_plain_file_name(shard)) {
-      throw Error(ErrorCode::Corrupt, fmt::format("weight_map: {}: expected a file name in this folder", tensor));
-    }
-    if (!index.file_of_tensor.emplace(tensor, shard).second) {
-      throw Error(ErrorCode::Corrupt, fmt::format("weight_map: {} stands there twice", tensor));
-    }
-  }
-  if (index.file_of_tensor.empty()) throw Error(ErrorCode::Corrupt, "weight_map is empty");
-  return index;
-}
 
 /// Names in `folder`, sorted, that end with `suffix`.
 std::vector<std::string> names_ending_with(const std::filesystem::path& folder, std::string_view suffix) {
@@ -213,7 +183,7 @@ class FolderCheckpoint final : public Checkpoint {
   void open_shards() {
     if (const auto index_path = find_index()) {
       try {
-        open_indexed(read_index(*index_path));
+        open_indexed(read_shard_index(*index_path));
       } catch (const Error& error) {
         throw error.in(index_path->string());
       }
@@ -226,14 +196,8 @@ class FolderCheckpoint final : public Checkpoint {
   }
 
   std::optional<std::filesystem::path> find_index() const {
-    const std::vector<std::string> names = names_ending_with(folder_, kIndexSuffix);
-    if (names.empty()) return find_torch_index();
-    const auto usual = std::find(names.begin(), names.end(), "model" + std::string(kIndexSuffix));
-    if (usual == names.end() && names.size() > 1) {
-      throw Error(ErrorCode::Corrupt, fmt::format("{}: several indexes ({}, {}), none of them model{}",
-                                                  folder_.string(), names[0], names[1], kIndexSuffix));
-    }
-    return folder_ / (usual != names.end() ? *usual : names.front());
+    auto index = find_shard_index(folder_);
+    return index ? index : find_torch_index();
   }
 
   /// Of shards by torch.save, where there is nothing better.
@@ -263,7 +227,7 @@ class FolderCheckpoint final : public Checkpoint {
   }
 
   void open_indexed(const ShardIndex& index) {
-    for (const auto& [name, file_name] : index.file_of_tensor) {
+    for (const auto& [name, file_name] : index) {
       const TensorFile& file = open_file(file_name);
       const auto entry = file.header().find(name);
       if (entry == file.header().end()) {
@@ -273,8 +237,8 @@ class FolderCheckpoint final : public Checkpoint {
     }
     for (const auto& [file_name, file] : files_) {
       for (const auto& [name, entry] : file.header()) {
-        const auto listed = index.file_of_tensor.find(name);
-        if (listed == index.file_of_tensor.end() || listed->second == file_name) continue;
+        const auto listed = index.find(name);
+        if (listed == index.end() || listed->second == file_name) continue;
         throw Error(ErrorCode::Corrupt,
                     fmt::format("{} stands in two shards, {} and {}", name, listed->second, file_name));
       }

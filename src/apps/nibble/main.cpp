@@ -37,6 +37,7 @@ constexpr Subcommand kSubcommands[] = {
     {"import", "write a GGUF file as a Hugging Face checkpoint", add_import},
     {"convert", "write a quantized checkpoint in another format, number for number", add_convert},
     {"inspect", "what a model file is: method, bits, groups, sizes, tensors", add_inspect},
+    {"verify", "find what is wrong with a checkpoint, silent faults too", add_verify},
     {"bench", "measure prefill and decode speed of a model", add_bench},
     {"reproduce", "make a quantized checkpoint again from its report, and compare", add_reproduce},
 };

@@ -19,6 +19,7 @@ std::function<int()> add_generate(CLI::App& command);
 std::function<int()> add_import(CLI::App& command);
 std::function<int()> add_convert(CLI::App& command);
 std::function<int()> add_inspect(CLI::App& command);
+std::function<int()> add_verify(CLI::App& command);
 std::function<int()> add_bench(CLI::App& command);
 std::function<int()> add_reproduce(CLI::App& command);
 
