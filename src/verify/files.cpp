@@ -20,7 +20,7 @@ std::string name_tensors(const std::vector<std::string>& tensors) {
 void check_shard(const std::filesystem::path& path, const std::vector<std::string>& tensors,
                  std::vector<Finding>& findings) {
   try {
-    const formats::SafetensorsFile file = formats::SafetensorsFile::open(path);
+    const formats::TensorFile file = formats::open_safetensors(path);
     for (const std::string& tensor : tensors) {
       if (file.contains(tensor)) continue;
       findings.push_back({tensor, fmt::format("{} should hold it, but does not", path.filename().string())});
