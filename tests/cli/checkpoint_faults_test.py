@@ -248,6 +248,7 @@ class CheckpointFaults(unittest.TestCase):
         header[f"{DOWN}.g_idy"] = header.pop(f"{DOWN}.g_idx")
         write_tensors(folder / "model.safetensors", header, data)
         self.found(folder, DOWN, "g_idx is missing")
+        self.refused(self.copy("gptq"), "gptq", "awq", command=("serve", "--port", "0", "--quantization", "awq"))
         self.refused(self.change_quantization(self.copy("awq"), modules_to_not_convert=7), "modules_to_not_convert")
 
     def test_51_and_52_scales_shapes_and_g_idx(self):
@@ -288,6 +289,10 @@ class CheckpointFaults(unittest.TestCase):
             folder = self.copy()
             (folder / "tokenizer.json").write_text(text)
             self.refused(folder, "tokenizer.json", command=generate)
+        for text, part in [('{"temperature": "hot"}', "temperature"), ('{"top_k": 1.5}', "top_k"), ("[", "")]:
+            folder = self.copy()
+            (folder / "generation_config.json").write_text(text)
+            self.refused(folder, "generation_config.json", part, command=("serve", "--port", "0"))
 
     def test_58_pickles_run_nothing(self):
         folder = self.copy()
