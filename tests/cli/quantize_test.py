@@ -125,6 +125,39 @@ class Quantize(unittest.TestCase):
         self.assertIn("int4 g32 sym cannot be written as 'fp8'", done.stderr)
         self.assertFalse((self.folder / "none" / "config.json").exists())
 
+    def test_squeezellm_takes_its_own_flags_and_names_the_others(self):
+        text = self.folder / "text.txt"
+        text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
+        common = [self.model, "--method", "squeezellm", "--calibration", text, "--samples", "2", "--seq-len", "32"]
+        for flags, bits, sparsity in [([], 4, 0.0045), (["--bits", "3", "--sparsity", "0"], 3, 0),
+                                      (["--sparsity", "1.5%", "--sensitivity", "hessian"], 4, 0.015)]:
+            code, config, message = self.quantize(*common, *flags)
+            self.assertEqual(code, 0, (flags, message))
+            self.assertEqual((config["quant_method"], config["wbits"], config["bits"]), ("squeezellm", bits, bits))
+            self.assertEqual((config["include_sparse"], config["sparsity"]), (sparsity > 0, sparsity))
+            output = self.folder / f"output-{self.num_outputs}"
+            self.assertEqual(json.loads((output / "quant_config.json").read_text()), {"wbits": bits})
+            names = set(tensors_of(output))
+            self.assertEqual("model.layers.0.mlp.down_proj.rows" in names, sparsity > 0)
+            done = subprocess.run([NIBBLE, "generate", output, "--prompt", "ab", "--max-tokens", "4"],
+                                  capture_output=True, timeout=60, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        done = subprocess.run([NIBBLE, "quantize", *common, "--output", self.folder / "ignored", "--sensitivity",
+                               "hessian", "--group-size", "128", "--kv-cache-scales"],
+                              capture_output=True, timeout=60, text=True)
+        self.assertIn("ignored, because squeezellm has no use for it: --group-size, --kv-cache-scales\n", done.stderr)
+        for flags, code, part in [(["--bits", "2"], 1, "--bits 2: SqueezeLLM has 3 and 4"),
+                                  (["--sparsity", "0.45"], 2, "'0.45' is no percentage; write it as in 0.45%"),
+                                  (["--sparsity", "-1%"], 1, "--sparsity -1%: choose 0"),
+                                  (["--sparsity", "60%"], 1, "--sparsity 60%: choose 0"),
+                                  (["--sparsity", "nan%"], 1, "--sparsity nan%: choose 0"),
+                                  (["--sparsity", "some"], 2, "is no percentage"),
+                                  (["--sensitivity", "guess"], 2, "--sensitivity"),
+                                  (["--format", "gptq"], 1, "--format gptq cannot hold what squeezellm makes")]:
+            found, config, message = self.quantize(*common, *flags)
+            self.assertEqual((found, config), (code, None), (flags, message))
+            self.assertIn(part, message)
+
     def test_an_unknown_method_lists_the_known_ones(self):
         code, _, message = self.quantize(self.model, "--method", "squeeze")
         self.assertEqual(code, 1)
