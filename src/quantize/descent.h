@@ -1,21 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
-#include "core/tensor.h"
 #include "quantize/grid.h"
+#include "quantize/residual.h"
 #include "quantize/tile.h"
 
 /// Coordinate descent on codes and scales: what GPTQ leaves undone, because it never looks back at a column.
 namespace nibble::quantize {
-
-/// The quadratic form that rows are quantized under: H = gram + damping * I.
-struct Hessian {
-  Matrix<const float> gram;         // [in, in] symmetric
-  float damping = 0;                // > 0
-  std::vector<std::int32_t> order;  // [in] columns as a sweep visits them: by falling diagonal
-};
 
 struct DescentSchedule {
   int sweeps = 4;        // over all columns, before the first refit and after each

@@ -63,25 +63,38 @@ Tensor damped_hessian(Matrix<const float> gram, const std::vector<std::int32_t>&
   return hessian;
 }
 
-/// Quantizes the rows of one tile; the weights are consumed as the errors spread.
+/// Rounds a block of columns; errors[i] becomes what its i-th column left over.
+void round_block(Matrix<const float> upper, std::int64_t first, std::int64_t count, Tile& weights, Tile& errors,
+                 FunctionRef<void(std::int64_t, const Lanes&, Lanes&)> round) {
+  Lanes rounded;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t position = first + i;
+    round(position, weights[position], rounded);
+    const float* row = upper.row(position);
+    const float inverse = 1 / row[position];
+    for (std::int64_t r = 0; r < kTileRows; ++r) errors[i][r] = (weights[position][r] - rounded[r]) * inverse;
+    for (std::int64_t j = position + 1; j < first + count; ++j) {
+      for (std::int64_t r = 0; r < kTileRows; ++r) weights[j][r] -= row[j] * errors[i][r];
+    }
+  }
+}
+
+/// Quantizes the rows of one tile on grids.
 class TileSolver {
  public:
   TileSolver(const GptqFactor& factor, std::int64_t group_size, const GridFormat& format)
-      : factor_(factor), upper_(factor.upper.matrix<float>()), group_size_(group_size), format_(format) {}
+      : factor_(factor), group_size_(group_size), format_(format) {}
 
-  QuantizedTile solve(const Tile& original) {
+  QuantizedTile solve(const Tile& original) const {
     Tile weights = permute_columns(original, factor_.order);
     QuantizedTile result(original.num_columns(), original.num_columns() / group_size_);
     fit_grids(original, weights, result);
-    Tile errors(kColumnBlock);
-    for (std::int64_t first = 0; first < upper_.rows; first += kColumnBlock) {
-      const std::int64_t count = std::min(kColumnBlock, upper_.rows - first);
-      round_block(weights, errors, first, count, result);
-      // The columns beyond the block take the block's errors at once.
-      const std::int64_t rest = upper_.rows - first - count;
-      subtract_product(upper_.block(first, count).columns(first + count, rest), errors.columns(0, count),
-                       weights.columns(first + count, rest));
-    }
+    gptq_columns(weights, factor_, [&](std::int64_t position, const Lanes& column, Lanes& rounded) {
+      const GroupGrid& grid = result.grids[static_cast<std::size_t>(group_of(position))];
+      Lanes& codes = result.codes[factor_.order[static_cast<std::size_t>(position)]];
+      codes = round_to_grid(column, grid, format_);
+      rounded = dequantize(codes, grid);
+    });
     return result;
   }
 
@@ -108,24 +121,7 @@ class TileSolver {
     }
   }
 
-  void round_block(Tile& weights, Tile& errors, std::int64_t first, std::int64_t count, QuantizedTile& result) const {
-    for (std::int64_t i = 0; i < count; ++i) {
-      const std::int64_t position = first + i;
-      const GroupGrid& grid = result.grids[static_cast<std::size_t>(group_of(position))];
-      const Lanes codes = round_to_grid(weights[position], grid, format_);
-      result.codes[factor_.order[static_cast<std::size_t>(position)]] = codes;
-      const Lanes rounded = dequantize(codes, grid);
-      const float* upper = upper_.row(position);
-      const float inverse = 1 / upper[position];
-      for (std::int64_t r = 0; r < kTileRows; ++r) errors[i][r] = (weights[position][r] - rounded[r]) * inverse;
-      for (std::int64_t j = position + 1; j < first + count; ++j) {
-        for (std::int64_t r = 0; r < kTileRows; ++r) weights[j][r] -= upper[j] * errors[i][r];
-      }
-    }
-  }
-
   const GptqFactor& factor_;
-  Matrix<const float> upper_;
   std::int64_t group_size_;
   GridFormat format_;
 };
@@ -179,6 +175,21 @@ std::vector<float> damped_diagonal(Matrix<const float> gram, double damp_percent
   const auto damping = static_cast<float>(damp_percent * mean_of_live(diagonal));
   for (float& value : diagonal) value += damping;
   return diagonal;
+}
+
+void gptq_columns(Tile& weights, const GptqFactor& factor,
+                  FunctionRef<void(std::int64_t position, const Lanes& weights, Lanes& rounded)> round) {
+  const auto upper = factor.upper.matrix<float>();
+  Tile errors(kColumnBlock);
+  for (std::int64_t first = 0; first < upper.rows; first += kColumnBlock) {
+    const std::int64_t count = std::min(kColumnBlock, upper.rows - first);
+    round_block(upper, first, count, weights, errors, round);
+    // The columns beyond the block take the block's errors at once.
+    const std::int64_t rest = upper.rows - first - count;
+    if (rest == 0) return;
+    subtract_product(upper.block(first, count).columns(first + count, rest), errors.columns(0, count),
+                     weights.columns(first + count, rest));
+  }
 }
 
 QuantizedTile gptq_tile(const Tile& weights, const GptqFactor& factor, std::int64_t group_size,

@@ -39,6 +39,11 @@ GptqFactor factorize(Matrix<const float> gram, ColumnOrder order, double damp_pe
 /// Importance of each input [in] for fit_weighted: the diagonal of `gram` plus `damp_percent` of its mean.
 std::vector<float> damped_diagonal(Matrix<const float> gram, double damp_percent);
 
+/// Rounds the columns of a tile in the factor's order; each spreads its error over those that follow. `weights` [in,
+/// rows] lie in that order and are consumed. round(j, weights, rounded) chooses values for the j-th column.
+void gptq_columns(Tile& weights, const GptqFactor& factor,
+                  FunctionRef<void(std::int64_t position, const Lanes& weights, Lanes& rounded)> round);
+
 /// One tile of `gptq`, below.
 QuantizedTile gptq_tile(const Tile& weights, const GptqFactor& factor, std::int64_t group_size,
                         const GridFormat& format);

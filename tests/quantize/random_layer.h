@@ -60,7 +60,8 @@ inline Tensor identity(std::int64_t size) {
 }
 
 /// Checked and dequantized: f32 [out, in].
-inline Tensor values_of(const weights::GroupedIntWeights& quantized) {
+template <class Quantized>
+Tensor values_of(const Quantized& quantized) {
   weights::validate_kind(quantized);
   Tensor values = Tensor::empty(DType::F32, {quantized.out_features, quantized.in_features});
   weights::dequantize_rows_of(quantized, 0, values.matrix<float>());
