@@ -8,7 +8,8 @@
 #include <cstddef>
 #include <cstring>
 #include <span>
-#include <string>
+#include <string_view>
+#include <utility>
 
 #include "core/error.h"
 
@@ -22,13 +23,10 @@ namespace {
 
 }  // namespace
 
-BlockInputs::BlockInputs(const std::filesystem::path& folder, std::int64_t num_tokens, std::int64_t width)
-    : num_tokens_(num_tokens), width_(width) {
-  std::string pattern = (folder / "nibble-backward-XXXXXX").string();
-  descriptor_ = ::mkostemp(pattern.data(), O_CLOEXEC);
-  path_ = pattern;
-  if (descriptor_ < 0) fail(folder, "cannot create");
-  ::unlink(pattern.c_str());  // it lives as long as it is open, whatever happens to this process
+BlockInputs::BlockInputs(std::filesystem::path file, std::int64_t num_tokens, std::int64_t width)
+    : path_(std::move(file)), num_tokens_(num_tokens), width_(width) {
+  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) fail(path_, "cannot open");
 }
 
 BlockInputs::~BlockInputs() {
@@ -53,10 +51,15 @@ void BlockInputs::load(std::int64_t block_idx, std::int64_t first_token, Matrix<
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t count = ::pread(descriptor_, bytes.data() + done, bytes.size() - done, offset);
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) fail(path_, "cannot read");
+    if (count == 0) throw Error(ErrorCode::Corrupt, path_.string() + ": ends too early; start the run anew");
+    if (count < 0) fail(path_, "cannot read");
     done += static_cast<std::size_t>(count);
     offset += count;
   }
+}
+
+void BlockInputs::sync() {
+  if (::fdatasync(descriptor_) != 0) fail(path_, "cannot write");
 }
 
 }  // namespace nibble::quantize

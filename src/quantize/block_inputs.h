@@ -7,12 +7,12 @@
 
 namespace nibble::quantize {
 
-/// The residual stream in front of every block, in a scratch file that is gone with this object. f32: a block that is
-/// recomputed from f16 has gradients that are off by half a per cent. One thread calls it.
+/// The residual stream in front of every block, in a scratch file. f32: a block that is recomputed from f16 has
+/// gradients that are off by half a per cent. One thread calls it.
 class BlockInputs {
  public:
-  /// Errors: Unavailable, naming the folder.
-  BlockInputs(const std::filesystem::path& folder, std::int64_t num_tokens, std::int64_t width);
+  /// Opens the file with what it holds, or creates it. Errors: Unavailable, naming it.
+  BlockInputs(std::filesystem::path file, std::int64_t num_tokens, std::int64_t width);
   ~BlockInputs();
   BlockInputs(const BlockInputs&) = delete;
   BlockInputs& operator=(const BlockInputs&) = delete;
@@ -20,6 +20,8 @@ class BlockInputs {
   /// hidden [tokens, width], contiguous: tokens from `first_token` of block `block_idx`.
   void store(std::int64_t block_idx, std::int64_t first_token, Matrix<const float> hidden);
   void load(std::int64_t block_idx, std::int64_t first_token, Matrix<float> hidden) const;
+  /// Returns when what was stored is durable.
+  void sync();
 
  private:
   std::int64_t offset_of(std::int64_t block_idx, std::int64_t token) const {

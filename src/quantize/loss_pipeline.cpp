@@ -30,19 +30,23 @@ double fisher_error(const Tensor& weight, const Tensor& quantized, const Tensor&
 }  // namespace
 
 LossPipeline::LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
-                           backend::Backend& backend, Quantizer& quantizer)
-    : checkpoint_(checkpoint), plan_(plan), options_(options), backend_(backend), quantizer_(quantizer) {}
+                           backend::Backend& backend, Quantizer& quantizer, const CalibrationSamples& samples,
+                           const std::filesystem::path& block_inputs)
+    : checkpoint_(checkpoint),
+      plan_(plan),
+      options_(options),
+      backend_(backend),
+      quantizer_(quantizer),
+      walk_(checkpoint, plan, backend, samples, options.method_options.loss, quantizer.loss_needs(), block_inputs) {}
 
-void LossPipeline::start(const CalibrationSamples& samples, const std::filesystem::path& scratch) {
-  walk_ = std::make_unique<LossWalk>(checkpoint_, plan_, backend_, samples, options_.method_options.loss,
-                                     quantizer_.loss_needs(), scratch);
-  log::info("the float model's loss on the calibration tokens: {:.4f} nats a token", walk_->forward());
+void LossPipeline::forward() {
+  log::info("the float model's loss on the calibration tokens: {:.4f} nats a token", walk_.forward());
 }
 
 JournalEntry LossPipeline::quantize_block(std::int64_t block_idx, Output& output) {
   Stopwatch watch;
   const FloatBlock block = load_float_block(checkpoint_, plan_.blocks[static_cast<std::size_t>(block_idx)]);
-  const std::vector<StageLossStatistics> statistics = walk_->backward(block, block_idx);
+  const std::vector<StageLossStatistics> statistics = walk_.backward(block, block_idx);
   output.add_norms(block);
   JournalEntry entry{.block = block.spec.prefix};
   for (std::size_t s = block.stages.size(); s-- > 0;) {

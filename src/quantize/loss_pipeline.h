@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <vector>
 
 #include "backend/backend.h"
@@ -21,12 +20,14 @@ namespace nibble::quantize {
 /// linears are quantized as soon as its statistics are there.
 class LossPipeline {
  public:
-  /// References outlive it.
+  /// References but `samples` outlive it. `block_inputs` is the walk's scratch file.
   LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
-               backend::Backend& backend, Quantizer& quantizer);
+               backend::Backend& backend, Quantizer& quantizer, const CalibrationSamples& samples,
+               const std::filesystem::path& block_inputs);
 
-  /// The forward pass. `samples` may go away afterwards; scratch files lie in `scratch`.
-  void start(const CalibrationSamples& samples, const std::filesystem::path& scratch);
+  void forward();
+  /// Save and restore what lies between blocks.
+  LossWalk& walk() { return walk_; }
   /// Blocks from last to first. Returns the entry without its tensors.
   JournalEntry quantize_block(std::int64_t block_idx, Output& output);
 
@@ -45,7 +46,7 @@ class LossPipeline {
   const PipelineOptions& options_;
   backend::Backend& backend_;
   Quantizer& quantizer_;
-  std::unique_ptr<LossWalk> walk_;
+  LossWalk walk_;
 };
 
 }  // namespace nibble::quantize

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "core/file.h"
 #include "core/progress.h"
 #include "quantize/backward.h"
 #include "quantize/cross_entropy.h"
@@ -99,7 +100,7 @@ class HeadBackward {
 
 LossWalk::LossWalk(const formats::Checkpoint& checkpoint, const Plan& plan, backend::Backend& backend,
                    const CalibrationSamples& samples, const LossOptions& options, const LossNeeds& needs,
-                   const std::filesystem::path& scratch_folder)
+                   const std::filesystem::path& block_inputs)
     : checkpoint_(checkpoint),
       plan_(plan),
       backend_(backend),
@@ -107,7 +108,7 @@ LossWalk::LossWalk(const formats::Checkpoint& checkpoint, const Plan& plan, back
       options_(options),
       needs_(needs),
       batches_(make_batches(samples)),
-      block_inputs_(scratch_folder, samples.num_samples * samples.seq_len, plan.config.hidden_size) {}
+      block_inputs_(block_inputs, samples.num_samples * samples.seq_len, plan.config.hidden_size) {}
 
 double LossWalk::forward() {
   const auto num_blocks = static_cast<std::int64_t>(plan_.blocks.size());
@@ -118,6 +119,33 @@ double LossWalk::forward() {
     progress.update(b + 1);
   }
   return backward_head();
+}
+
+void LossWalk::save(const std::filesystem::path& gradient) {
+  block_inputs_.sync();
+  AtomicFile file = AtomicFile::reopen(gradient, 0);
+  for (const Tensor& hidden : hidden_) file.write(std::as_bytes(hidden.span<float>()));
+  file.seal();
+}
+
+void LossWalk::restore(const std::filesystem::path& gradient) {
+  const MappedFile file = MappedFile::open(gradient);
+  hidden_.clear();
+  std::size_t size = 0;
+  for (const CalibrationBatch& batch : batches_) {
+    hidden_.push_back(Tensor::empty(DType::F32, {batch.num_tokens(), plan_.config.hidden_size}));
+    size += hidden_.back().size_bytes();
+  }
+  if (file.size_bytes() != size) {
+    throw Error(ErrorCode::Corrupt,
+                gradient.string() + ": is not the gradient of this run's tokens: its size is wrong");
+  }
+  std::size_t offset = 0;
+  for (Tensor& hidden : hidden_) {
+    const auto bytes = std::as_writable_bytes(hidden.span<float>());
+    std::ranges::copy(file.bytes().subspan(offset, bytes.size()), bytes.begin());
+    offset += bytes.size();
+  }
 }
 
 void LossWalk::embed() {

@@ -22,17 +22,25 @@ namespace nibble::quantize {
 ///
 ///   forward()  { backward(b) for b = num_blocks - 1 … 0 }
 ///
+/// What block inputs and gradient hold in between can be kept, and another walk goes on from there with `restore`.
+///
 /// One thread calls it.
 class LossWalk {
  public:
-  /// `backend` computes in f32 on the host. References outlive the walk.
+  /// `backend` computes in f32 on the host. `block_inputs` is the scratch file, tokens × hidden_size × 4 bytes a block.
+  /// References outlive the walk.
   LossWalk(const formats::Checkpoint& checkpoint, const Plan& plan, backend::Backend& backend,
            const CalibrationSamples& samples, const LossOptions& options, const LossNeeds& needs,
-           const std::filesystem::path& scratch_folder);
+           const std::filesystem::path& block_inputs);
 
   /// Shows its progress. Returns the mean loss of a labelled token, in nats.
   /// Errors: Corrupt where logits are not finite; whatever the checkpoint reports.
   double forward();
+
+  /// The gradient where `forward` or the last `backward` left it, into a file; durable, and so are the block inputs.
+  void save(const std::filesystem::path& gradient);
+  /// Instead of `forward`, with the block inputs of a walk over the same tokens. Errors: Corrupt naming the file.
+  void restore(const std::filesystem::path& gradient);
 
   /// The statistics of the stages of block `block_idx`, whose float form is `block`.
   std::vector<StageLossStatistics> backward(const FloatBlock& block, std::int64_t block_idx);

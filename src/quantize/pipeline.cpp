@@ -84,8 +84,7 @@ class Pipeline {
     if (samples) start(*samples, journal);
     Output output(checkpoint_, plan_, options_, journal);
     if (!is_written) {
-      calibration_ == Calibration::Loss ? quantize_by_loss(*samples, journal, output)
-                                        : quantize_blocks(journal, output);
+      calibration_ == Calibration::Loss ? quantize_by_loss(journal, output) : quantize_blocks(journal, output);
       output.add_rest();
       JournalEntry last{.is_last = true};
       output.sync(last);
@@ -130,13 +129,16 @@ class Pipeline {
   }
 
   /// Blocks last to first.
-  void quantize_by_loss(const CalibrationSamples& samples, Journal& journal, Output& output) {
-    LossPipeline pipeline(checkpoint_, plan_, options_, *backend_, *quantizer_);
-    pipeline.start(samples, journal.scratch());
+  void quantize_by_loss(Journal& journal, Output& output) {
     const auto num_blocks = static_cast<std::int64_t>(plan_.blocks.size());
     Progress progress("Backward pass", num_blocks, "blocks");
     for (std::int64_t b = num_blocks - 1; b >= 0; --b) {
-      record(pipeline.quantize_block(b, output), output, journal);
+      const models::BlockSpec& spec = plan_.blocks[static_cast<std::size_t>(b)];
+      if (journal.find_block(spec.prefix) != nullptr) {
+        output.skip(spec);
+      } else {
+        record(loss_->quantize_block(b, output), output, journal);
+      }
       progress.update(num_blocks - b);
     }
   }
@@ -144,13 +146,29 @@ class Pipeline {
   /// Where an earlier run of this journal stopped, or in front of the first block.
   void start(const CalibrationSamples& samples, Journal& journal) {
     if (calibration_ == Calibration::Loss) {
-      rewind_to_first_block(journal);
+      start_loss(samples, journal);
       return;
     }
     StreamStorage storage = choose_storage(resources_, max_memory_);
     storage.folder = journal.scratch();
     start_stream(samples, storage);
-    states_.emplace(journal, *stream_).restore();
+    states_.emplace(
+        journal, [this](const auto& file) { stream_->save(file); },
+        [this](const auto& file) { stream_->restore(file); });
+    states_->restore();
+  }
+
+  /// The forward pass, or what an earlier run has kept of it.
+  void start_loss(const CalibrationSamples& samples, Journal& journal) {
+    constexpr const char* kBlockInputs = "block-inputs";
+    loss_ = std::make_unique<LossPipeline>(checkpoint_, plan_, options_, *backend_, *quantizer_, samples,
+                                           journal.state_path(kBlockInputs));
+    states_.emplace(
+        journal, [this](const auto& file) { loss_->walk().save(file); },
+        [this](const auto& file) { loss_->walk().restore(file); });
+    if (states_->restore()) return;
+    loss_->forward();
+    states_->save_start(kBlockInputs);
   }
 
   void start_stream(const CalibrationSamples& samples, const StreamStorage& storage) {
@@ -295,7 +313,8 @@ class Pipeline {
   std::int64_t max_memory_ = 0;
   std::unique_ptr<backend::Rope> rope_;
   std::unique_ptr<ActivationStream> stream_;  // where the method calibrates
-  std::optional<StreamStates> states_;        // of the stream
+  std::unique_ptr<LossPipeline> loss_;        // where it looks at the end loss
+  std::optional<StreamStates> states_;        // of either
 };
 
 }  // namespace

@@ -27,29 +27,31 @@ std::string stream_state_of(const JournalEntry& entry) {
 
 }  // namespace
 
-void StreamStates::restore() {
+bool StreamStates::restore() {
   const auto& entries = journal_.entries();
   for (std::size_t i = entries.size(); i-- > 0;) {
     saved_ = stream_state_of(entries[i]);
     if (saved_.empty()) continue;
     journal_.rewind(i + 1);
-    stream_.restore(journal_.state_path(saved_));
-    return;
+    restore_(journal_.state_path(saved_));
+    return true;
   }
-  rewind_to_first_block(journal_);
+  const auto first = std::ranges::find_if(entries, [](const JournalEntry& entry) { return !entry.block.empty(); });
+  journal_.rewind(static_cast<std::size_t>(first - entries.begin()));
+  return false;
 }
 
-void rewind_to_first_block(Journal& journal) {
-  const auto& entries = journal.entries();
-  const auto first = std::ranges::find_if(entries, [](const JournalEntry& entry) { return !entry.block.empty(); });
-  journal.rewind(static_cast<std::size_t>(first - entries.begin()));
+void StreamStates::save_start(const std::string& companion) {
+  JournalEntry entry{.saved_states = {companion}};
+  save(entry);
+  journal_.append(std::move(entry));
 }
 
 void StreamStates::save(JournalEntry& entry) {
   const double start = now();
   if (!saved_.empty() && start - last_save_time_ < kCostFactor * last_save_seconds_) return;
-  const std::string name = std::string(kPrefix) + entry.block;
-  stream_.save(journal_.state_path(name));
+  const std::string name = std::string(kPrefix) + (entry.block.empty() ? "start" : entry.block);
+  save_(journal_.state_path(name));
   crash_point();
   entry.saved_states.push_back(name);
   if (!saved_.empty()) entry.dropped_states.push_back(saved_);

@@ -16,7 +16,7 @@ SCRATCH = ".nibble"
 
 
 class Resume(unittest.TestCase):
-    METHOD_FLAGS = {"fp8": ["--format", "compressed-tensors"], "squeezellm": []}
+    METHOD_FLAGS = {"fp8": ["--format", "compressed-tensors"], "squeezellm": ["--guided"]}
 
     @classmethod
     def setUpClass(cls):
@@ -78,6 +78,14 @@ class Resume(unittest.TestCase):
                 resumed = self.run_command(output, "--threads", "2", "--resume", method=method)
                 self.assertEqual(resumed.returncode, 0, (crash_at, resumed.stderr))
                 self.assertEqual(file_bytes(output), self.expected(method), crash_at)
+
+    def test_a_resumed_backward_pass_needs_no_forward_pass(self):
+        output = self.new_output()
+        crashed = self.run_command(output, crash_at=20, method="squeezellm")
+        self.assertIn("Forward pass", crashed.stderr)
+        resumed = self.run_command(output, "--resume", method="squeezellm")
+        self.assertNotIn("Forward pass", resumed.stderr)
+        self.assertEqual(file_bytes(output), self.expected("squeezellm"))
 
     def test_a_run_that_dies_again_and_again_gets_there(self):
         output = self.new_output()

@@ -54,7 +54,8 @@ void run(const std::vector<std::string>& arguments) {
   const std::set<std::string> wanted(arguments.begin() + 5, arguments.end());
   const auto backend = backend::make_backend("cpu", {.precision = backend::Precision::Exact});
   formats::CheckpointWriter writer(arguments[4]);
-  quantize::LossWalk walk(*checkpoint, plan, *backend, read_samples(arguments[1]), options, needs, arguments[4]);
+  quantize::LossWalk walk(*checkpoint, plan, *backend, read_samples(arguments[1]), options, needs,
+                          arguments[4] + "/block-inputs");
   std::printf("%.6f\n", walk.forward());
   for (std::int64_t b = plan.config.num_hidden_layers - 1; b >= 0; --b) {
     const quantize::FloatBlock block =

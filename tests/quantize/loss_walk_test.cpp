@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 
+#include "core/file.h"
 #include "tiny_model.h"
 
 namespace nibble::quantize {
@@ -32,7 +33,7 @@ class LossWalkTest : public ::testing::Test {
   Result run(const LossOptions& options, int threads = 2, const LossNeeds& needs = kAll) const {
     const auto backend =
         backend::make_backend("reference", {.precision = backend::Precision::Exact, .num_threads = threads});
-    LossWalk walk(*checkpoint_, plan_, *backend, samples_, options, needs, folder_ / ".");
+    LossWalk walk(*checkpoint_, plan_, *backend, samples_, options, needs, folder_ / "block-inputs");
     Result result;
     result.loss = walk.forward();
     result.blocks.resize(2);
@@ -106,11 +107,26 @@ TEST_F(LossWalkTest, OnlyWhatIsNeededIsComputed) {
   EXPECT_GT(trace(stage.linears[0].guided_gram), 0);
 }
 
-TEST_F(LossWalkTest, NothingIsLeftInTheScratchFolder) {
-  run({});
-  std::size_t count = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder_ / ".")) ++count;
-  EXPECT_EQ(count, 1u);  // the model
+TEST_F(LossWalkTest, AnotherWalkGoesOnFromWhatWasKept) {
+  const Result whole = run({});
+  const auto backend = backend::make_backend("reference", {.precision = backend::Precision::Exact, .num_threads = 2});
+  const auto walk = [&] {
+    return LossWalk(*checkpoint_, plan_, *backend, samples_, {}, kAll, folder_ / "block-inputs");
+  };
+  {
+    LossWalk first = walk();
+    first.forward();
+    first.backward(load_float_block(*checkpoint_, plan_.blocks[1]), 1);
+    first.save(folder_ / "gradient");
+  }
+  LossWalk second = walk();
+  second.restore(folder_ / "gradient");
+  const auto statistics = second.backward(load_float_block(*checkpoint_, plan_.blocks[0]), 0);
+  for (std::size_t s = 0; s < 4; ++s) {
+    EXPECT_TRUE(same_statistics(statistics[s].linears[0], whole.blocks[0][s].linears[0])) << s;
+  }
+  write_text_file(folder_ / "gradient", "too short");
+  EXPECT_THROW(walk().restore(folder_ / "gradient"), Error);
 }
 
 }  // namespace
