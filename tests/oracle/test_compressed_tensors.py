@@ -155,3 +155,35 @@ def test_transformers_computes_nibbles_logits(nibble, build_dir, smollm2, tmp_pa
     print(f"largest difference of a logit: {difference:.2e}")
     assert difference < largest_difference
     assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("bits, group_size, sym", [(4, 64, True), (4, 64, False), (8, -1, True), (3, 64, False)])
+def test_verify_raises_no_alarm_on_their_files(nibble, smollm2, tmp_path, bits, group_size, sym):
+    """SmolLM2's first layers, with the scales that compressed-tensors computes."""
+    import torch
+    from compressed_tensors.quantization.utils import calculate_qparams
+    from safetensors.torch import load_file
+    scheme = make_scheme(bits, group_size, sym)
+    tensors = {}
+    for name, tensor in load_file(smollm2 / "model.safetensors").items():
+        if name.startswith("model.layers.") and int(name.split(".")[2]) >= 6:
+            continue
+        if "_proj.weight" not in name:
+            tensors[name] = tensor
+            continue
+        weight = tensor.float()
+        groups = weight.reshape(len(weight), -1, weight.shape[1] if group_size == -1 else group_size)
+        scale, zero_point = calculate_qparams(groups.amin(dim=2), groups.amax(dim=2), scheme.weights)
+        packed = packed_compressor().compress(
+            {"weight": weight, "weight_scale": scale.half(), "weight_zero_point": zero_point.to(torch.int8)}, scheme)
+        tensors |= {name.removesuffix("weight") + suffix: found for suffix, found in packed.items()}
+    folder = save(tmp_path / "theirs", {}, scheme, "pack-quantized")
+    config = json.loads((smollm2 / "config.json").read_text())
+    config["num_hidden_layers"] = 6
+    config["quantization_config"] = json.loads((folder / "config.json").read_text())["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    from safetensors.torch import save_file
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors",
+              metadata={"format": "pt"})
+    done = subprocess.run([nibble, "verify", folder], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
