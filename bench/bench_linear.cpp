@@ -3,6 +3,7 @@
 #include <random>
 
 #include "machine.h"
+#include "weights/fp8.h"
 #include "weights/linear_weights.h"
 
 namespace nibble::bench {
@@ -10,6 +11,8 @@ namespace {
 
 enum class Kind : std::uint8_t {
   F16,
+  Fp8Channel,
+  Fp8Block,
   Int8G128,
   Int4G128,
   Int4G64,
@@ -55,10 +58,17 @@ weights::CodebookWeights make_codebook(Kind kind, const LinearShape& shape, std:
 
 weights::LinearWeights make_weights(Kind kind, const LinearShape& shape) {
   std::mt19937 random(1);
-  if (kind == Kind::F16) {
+  if (kind == Kind::F16 || kind == Kind::Fp8Channel || kind == Kind::Fp8Block) {
     Tensor weight = Tensor::empty(DType::F16, {shape.out_features, shape.in_features});
     for (Half& value : weight.span<Half>()) value.bits = static_cast<std::uint16_t>((random() & 0x83ff) | 0x2400);
-    return weights::DenseWeights{std::move(weight)};
+    if (kind == Kind::F16) return weights::DenseWeights{std::move(weight)};
+    const TensorView view = weight;
+    ThreadPool pool(num_threads());
+    return std::move(weights::quantize_fp8({&view, 1},
+                                           kind == Kind::Fp8Block ? weights::Fp8Granularity::PerBlock
+                                                                  : weights::Fp8Granularity::PerChannel,
+                                           pool)
+                         .front());
   }
   if (kind == Kind::Codebook4 || kind == Kind::Codebook4Sparse || kind == Kind::Codebook3) {
     return make_codebook(kind, shape, random);
@@ -102,6 +112,8 @@ void linear(benchmark::State& state, Kind kind, LinearShape shape) {
 
 void register_all() {
   constexpr std::pair<const char*, Kind> kKinds[] = {{"F16", Kind::F16},
+                                                     {"Fp8Channel", Kind::Fp8Channel},
+                                                     {"Fp8Block", Kind::Fp8Block},
                                                      {"Int8G128", Kind::Int8G128},
                                                      {"Int4G128", Kind::Int4G128},
                                                      {"Int4G64", Kind::Int4G64},

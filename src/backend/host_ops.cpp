@@ -71,6 +71,12 @@ Activation make_host_activation(std::int64_t capacity, std::int64_t width, const
   return activation;
 }
 
+ActivationFormat fp8_input_format(const weights::Fp8Weights& weights) {
+  if (weights.block_size > 0) return {.kind = ActivationKind::Fp8Per128};
+  if (weights.input_scale > 0) return {.kind = ActivationKind::Fp8Static, .static_scale = weights.input_scale};
+  return {.kind = ActivationKind::Fp8PerToken};
+}
+
 void read_host_activation(const Activation& from, Matrix<float> to) {
   check(to.rows <= from.num_tokens && to.cols == from.width() && from.format.kind <= ActivationKind::BF16,
         "read of a float activation of the same width");

@@ -11,6 +11,10 @@ Memory host_memory();
 /// Allocates values, scales and sums of an activation in host memory.
 Activation make_host_activation(std::int64_t capacity, std::int64_t width, const ActivationFormat& format);
 
+/// What a GPU rounds the inputs of these weights to: per 128 inputs for blocks, by the static scale where there is one,
+/// else per token.
+ActivationFormat fp8_input_format(const weights::Fp8Weights& weights);
+
 /// Copies float activations out and in, converting between float dtypes.
 void read_host_activation(const Activation& from, Matrix<float> to);
 void write_host_activation(Matrix<const float> from, Activation& to);

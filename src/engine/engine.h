@@ -17,13 +17,16 @@
 namespace nibble::engine {
 
 struct EngineOptions {
-  std::string device = "auto";       // auto | cpu | reference | cuda
-  bool exact = false;                // f32 activations and KV cache
-  int num_threads = 0;               // 0: every available CPU
-  std::string dtype = "auto";        // auto | float16 | half | bfloat16 | float32 | float
-  std::string quantization;          // "" : from the checkpoint; else it must agree
-  bool gptq_act_order = false;       // accepted; warns where the checkpoint has none
-  std::string load_format = "auto";  // auto | safetensors | gguf | dummy
+  std::string device = "auto";  // auto | cpu | reference | cuda
+  bool exact = false;           // f32 activations and KV cache
+  int num_threads = 0;          // 0: every available CPU
+  std::string dtype = "auto";   // auto | float16 | half | bfloat16 | float32 | float
+  /// "": as the checkpoint is; fp8: a float checkpoint is quantized while it is loaded; else it must agree.
+  std::string quantization;
+  std::string kv_cache_dtype = "auto";  // auto: the checkpoint's, else by dtype | fp8 | fp8_e4m3 | float16 | bfloat16
+  std::string activations = "auto";     // fp8: inputs of FP8 weights are rounded as GPUs do
+  bool gptq_act_order = false;          // accepted; warns where the checkpoint has none
+  std::string load_format = "auto";     // auto | safetensors | gguf | dummy
   std::uint64_t seed = 0;
   std::int64_t max_model_len = 0;  // 0: from config.json
   std::int64_t max_num_seqs = 256;

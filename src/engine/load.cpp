@@ -44,12 +44,21 @@ void check_quantization(const formats::Checkpoint& checkpoint, const EngineOptio
   }
   if (wanted.empty()) return;
   if (!found) {
-    constexpr std::array<std::string_view, 2> kPrepared{"awq", "gptq"};
+    if (wanted == "fp8") return;
+    constexpr std::array<std::string_view, 4> kPrepared{"awq", "gptq", "compressed-tensors", "squeezellm"};
     if (std::ranges::find(kPrepared, wanted) == kPrepared.end()) {
-      throw Error(ErrorCode::Unsupported, fmt::format("--quantization {}: not supported; awq and gptq are", wanted));
+      throw Error(ErrorCode::Unsupported,
+                  fmt::format("--quantization {}: not supported; awq, gptq, squeezellm, compressed-tensors and fp8 are",
+                              wanted));
     }
     throw Error(ErrorCode::InvalidArgument,
                 fmt::format("--quantization {0}: {1} is not quantized; run nibble quantize --method {0} first", wanted,
+                            checkpoint.path().string()));
+  }
+  if (wanted == "fp8" && found->method == "gguf") {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--quantization fp8: {} is a GGUF file, which is served as it is; make a folder of it with "
+                            "nibble import first",
                             checkpoint.path().string()));
   }
   if (found->method != wanted) {
@@ -59,13 +68,67 @@ void check_quantization(const formats::Checkpoint& checkpoint, const EngineOptio
   }
 }
 
-DType kv_dtype(const EngineOptions& options) {
+bool quantizes_to_fp8(const formats::Checkpoint& checkpoint, const EngineOptions& options) {
+  return options.quantization == "fp8" && !checkpoint.quantization();
+}
+
+/// Errors: InvalidArgument for another word.
+backend::Fp8Activations fp8_activations(const formats::Checkpoint& checkpoint, const EngineOptions& options) {
+  if (options.activations == "auto") return backend::Fp8Activations::Float;
+  if (options.activations != "fp8") {
+    throw Error(ErrorCode::InvalidArgument, "--activations " + options.activations + ": choose auto or fp8");
+  }
+  const auto& found = checkpoint.quantization();
+  const bool has_fp8 = quantizes_to_fp8(checkpoint, options) ||
+                       (found && (found->method == "fp8" || found->method == "compressed-tensors"));
+  if (!has_fp8) {
+    log::warning("--activations fp8: {} has no FP8 weights; the flag has no effect", checkpoint.path().string());
+  }
+  return backend::Fp8Activations::Rounded;
+}
+
+/// The checkpoint was made for an FP8 KV cache.
+bool asks_for_fp8_cache(const formats::Checkpoint& checkpoint) {
+  const auto& found = checkpoint.quantization();
+  if (!found || !found->raw.is_object()) return false;
+  const auto scheme = found->raw.find("kv_cache_scheme");
+  return scheme != found->raw.end() && scheme->is_object() && get_or<std::int64_t>(*scheme, "num_bits", 0) == 8 &&
+         get_or<std::string>(*scheme, "type", "") == "float";
+}
+
+DType float_cache_dtype(const EngineOptions& options) {
   const std::string& dtype = options.dtype;
   if (dtype == "float32" || dtype == "float" || options.exact) return DType::F32;
   if (dtype == "bfloat16") return DType::BF16;
   if (dtype == "auto" || dtype == "float16" || dtype == "half") return DType::F16;
   throw Error(ErrorCode::InvalidArgument,
               "--dtype " + dtype + ": choose auto, half, float16, bfloat16, float or float32");
+}
+
+DType kv_dtype(const formats::Checkpoint& checkpoint, const EngineOptions& options) {
+  const DType by_dtype = float_cache_dtype(options);
+  const std::string& wanted = options.kv_cache_dtype;
+  if (wanted == "fp8" || wanted == "fp8_e4m3") return DType::F8E4M3;
+  if (wanted == "float16" || wanted == "half") return DType::F16;
+  if (wanted == "bfloat16") return DType::BF16;
+  if (wanted != "auto") {
+    throw Error(ErrorCode::InvalidArgument,
+                "--kv-cache-dtype " + wanted + ": choose auto, fp8, fp8_e4m3, float16 or bfloat16");
+  }
+  if (options.exact || !asks_for_fp8_cache(checkpoint)) return by_dtype;
+  log::info("KV cache in FP8, as the checkpoint asks (kv_cache_scheme); --kv-cache-dtype float16 keeps it 16-bit");
+  return DType::F8E4M3;
+}
+
+std::vector<backend::KvSpec> kv_specs(const LoadedModel& model, DType dtype) {
+  if (dtype != DType::F8E4M3) return model.decoder->kv_specs(dtype);
+  const std::vector<models::KvScales> scales = models::read_kv_scales(*model.checkpoint, model.decoder->config());
+  if (scales.empty()) {
+    log::warning(
+        "FP8 KV cache without scales in the checkpoint: 1.0 is used, and keys beyond 448 are clipped; nibble "
+        "quantize --method fp8 --kv-cache-scales calibrates them");
+  }
+  return model.decoder->kv_specs(dtype, scales);
 }
 
 std::string read_tokenizer_json(const formats::Checkpoint& checkpoint) {
@@ -140,10 +203,13 @@ std::int64_t fit_max_model_len(std::int64_t max_model_len, std::int64_t num_bloc
   return capacity;
 }
 
-std::string describe(const LoadedModel& model, const models::ModelConfig& config) {
+std::string describe(const LoadedModel& model, const models::ModelConfig& config, const EngineOptions& options) {
   std::string method = "not quantized";
   if (const auto& quantization = model.checkpoint->quantization()) {
-    method = fmt::format("{} {} bit group {}", quantization->method, quantization->bits, quantization->group_size);
+    method = quantization->method;
+    if (method != "fp8") method += fmt::format(" {} bit group {}", quantization->bits, quantization->group_size);
+  } else if (quantizes_to_fp8(*model.checkpoint, options)) {
+    method = "fp8 made at load";
   }
   return fmt::format("{}, {} layers, {}, {}", config.architecture, config.num_hidden_layers, method,
                      model.backend->name());
@@ -152,10 +218,10 @@ std::string describe(const LoadedModel& model, const models::ModelConfig& config
 }  // namespace
 
 LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& options) {
-  const DType cache_dtype = kv_dtype(options);
   LoadedModel model;
   model.checkpoint = open_checkpoint(path, options);
   check_quantization(*model.checkpoint, options);
+  const DType cache_dtype = kv_dtype(*model.checkpoint, options);
   models::ModelConfig config;
   try {
     config = models::parse_model_config(model.checkpoint->config());
@@ -175,15 +241,20 @@ LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& o
 
   model.backend = backend::make_backend(
       options.device, {.precision = options.exact ? backend::Precision::Exact : backend::Precision::Fast,
+                       .fp8_activations = fp8_activations(*model.checkpoint, options),
                        .num_threads = options.num_threads});
-  model.decoder = models::load_decoder(*model.checkpoint, *model.backend, model.max_model_len);
-  auto specs = model.decoder->kv_specs(cache_dtype);
+  models::LoadOptions load_options{.max_positions = model.max_model_len};
+  if (quantizes_to_fp8(*model.checkpoint, options)) {
+    load_options.quantize_to_fp8 = weights::Fp8Granularity::PerChannel;
+  }
+  model.decoder = models::load_decoder(*model.checkpoint, *model.backend, load_options);
+  auto specs = kv_specs(model, cache_dtype);
   const std::int64_t block_bytes = backend::kv_block_bytes(specs, options.block_size);
   const std::int64_t num_blocks = choose_num_blocks(block_bytes, options, *model.backend, model.max_model_len);
   model.max_model_len = fit_max_model_len(model.max_model_len, num_blocks, options);
   model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
   model.decoder->reserve(options.max_num_batched_tokens, std::max<std::int64_t>(options.max_num_seqs, 64));
-  model.description = describe(model, config);
+  model.description = describe(model, config, options);
   log::info("{} of weights, KV cache of {} tokens in {}",
             format_bytes(static_cast<double>(model.decoder->weight_bytes())), num_blocks * options.block_size,
             format_bytes(static_cast<double>(num_blocks * block_bytes)));

@@ -42,7 +42,8 @@ std::int64_t Decoder::weight_bytes() const {
   return bytes;
 }
 
-std::vector<backend::KvSpec> Decoder::kv_specs(DType dtype) const {
+std::vector<backend::KvSpec> Decoder::kv_specs(DType dtype, std::span<const KvScales> scales) const {
+  check(scales.empty() || scales.size() == parts_.blocks.size(), "one pair of KV scales a layer");
   std::vector<backend::KvSpec> specs;
   for (const DecoderBlock& block : parts_.blocks) {
     const backend::AttentionSpec& attention = block.spec().attention;
@@ -50,6 +51,9 @@ std::vector<backend::KvSpec> Decoder::kv_specs(DType dtype) const {
                      .num_kv_heads = attention.num_kv_heads,
                      .head_dim = attention.head_dim,
                      .sliding_window = attention.sliding_window});
+    if (scales.empty()) continue;
+    specs.back().k_scale = scales[specs.size() - 1].key;
+    specs.back().v_scale = scales[specs.size() - 1].value;
   }
   return specs;
 }

@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "models/block.h"
 #include "models/config.h"
+#include "models/kv_scales.h"
 
 namespace nibble::models {
 
@@ -27,8 +28,8 @@ class Decoder {
   const ModelConfig& config() const { return parts_.config; }
   backend::Backend& backend() const { return *backend_; }
   std::int64_t weight_bytes() const;  // packed, embedding and lm_head included
-  /// KV layout of all layers at `dtype`.
-  std::vector<backend::KvSpec> kv_specs(DType dtype) const;
+  /// KV layout of all layers at `dtype`; `scales` are those of an 8-bit one, empty: 1.0.
+  std::vector<backend::KvSpec> kv_specs(DType dtype, std::span<const KvScales> scales = {}) const;
 
   /// Allocates the activations of steps up to these sizes. Call before `forward`; again to grow.
   void reserve(std::int64_t max_tokens, std::int64_t max_logit_rows);

@@ -44,6 +44,17 @@ Tensor random_half(Shape shape, Random& random) {
   return tensor;
 }
 
+/// The same magnitudes as random_half's: E4M3 codes of 1 … 2 with a scale of 2^-6 a row.
+weights::Fp8Weights random_fp8(const Shape& shape, Random& random) {
+  weights::Fp8Weights w;
+  w.weight = Tensor::empty(DType::F8E4M3, shape);
+  fill_bytes(w.weight.mutable_view(), random);
+  for (Fp8E4M3& code : w.weight.span<Fp8E4M3>()) code.bits = static_cast<std::uint8_t>((code.bits & 0x87u) | 0x38u);
+  w.scale = Tensor::empty(DType::F32, {shape[0]});
+  for (float& scale : w.scale.span<float>()) scale = 0x1p-6f;
+  return w;
+}
+
 Tensor constant_half(Shape shape, float value) {
   Tensor tensor = Tensor::empty(DType::F16, shape);
   for (Half& half : tensor.span<Half>()) half = to_half(value);
@@ -155,6 +166,7 @@ class DummyCheckpoint final : public formats::Checkpoint {
     if (quantization_->method == "squeezellm") {
       return random_codebook(shape, quantization_->bits, get_or(quantization_->raw, "sparsity", 0.0), random);
     }
+    if (quantization_->method == "fp8") return random_fp8(shape, random);
     weights::GroupedIntWeights w;
     w.out_features = shape[0];
     w.in_features = shape[1];
@@ -182,10 +194,10 @@ class DummyCheckpoint final : public formats::Checkpoint {
   static formats::QuantizationConfig parse_quantization(const Json& json) {
     formats::QuantizationConfig quantization;
     quantization.method = get<std::string>(json, "quant_method");
-    constexpr std::string_view kMade[] = {"gptq", "awq", "squeezellm"};
+    constexpr std::string_view kMade[] = {"gptq", "awq", "fp8", "squeezellm"};
     if (std::ranges::find(kMade, quantization.method) == std::end(kMade)) {
       throw Error(ErrorCode::Unsupported, "quantization_config: quant_method \"" + quantization.method +
-                                              "\"; --load-format dummy makes gptq, awq and squeezellm weights");
+                                              "\"; --load-format dummy makes gptq, awq, fp8 and squeezellm weights");
     }
     quantization.bits =
         static_cast<std::int32_t>(get_or<std::int64_t>(json, "bits", get_or<std::int64_t>(json, "wbits", 4)));

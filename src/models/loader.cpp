@@ -27,8 +27,23 @@ weights::DenseWeights load_table(const formats::Checkpoint& checkpoint, const st
   return {Tensor::borrow(table)};
 }
 
+/// The float parts as FP8. Parts of a stage share their input, hence, per tensor, a scale.
+void quantize_parts(std::vector<LinearPart>& parts, weights::Fp8Granularity granularity, ThreadPool& pool) {
+  std::vector<TensorView> views;
+  std::vector<LinearPart*> dense;
+  for (LinearPart& part : parts) {
+    const auto* weights = std::get_if<weights::DenseWeights>(&part.weights);
+    if (weights == nullptr) continue;
+    views.emplace_back(weights->weight);
+    dense.push_back(&part);
+  }
+  std::vector<weights::Fp8Weights> quantized = weights::quantize_fp8(views, granularity, pool);
+  for (std::size_t i = 0; i < dense.size(); ++i) dense[i]->weights = std::move(quantized[i]);
+}
+
 std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoint, const BlockSpec& spec,
-                                            const Stage& stage, backend::Backend& backend) {
+                                            const Stage& stage, backend::Backend& backend, const LoadOptions& options) {
+  const std::string name = spec.module_name(stage.linears.front());
   std::vector<LinearPart> parts;
   for (const std::string& relative : stage.linears) {
     const std::string module = spec.module_name(relative);
@@ -38,18 +53,27 @@ std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoin
     part.bias = checkpoint.bias(module, shape[0]);
     parts.push_back(std::move(part));
   }
-  auto linear = backend.make_linear(std::move(parts), {.name = spec.module_name(stage.linears.front())});
+  if (options.quantize_to_fp8) {
+    try {
+      quantize_parts(parts, *options.quantize_to_fp8, backend.pool());
+    } catch (const Error& error) {
+      throw error.in(name);
+    }
+    for (const std::string& relative : stage.linears) checkpoint.drop_pages(spec.module_name(relative));
+  }
+  auto linear = backend.make_linear(std::move(parts), {.name = name});
   for (const std::string& relative : stage.linears) checkpoint.release(spec.module_name(relative));
   return linear;
 }
 
-DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, backend::Backend& backend) {
+DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, backend::Backend& backend,
+                        const LoadOptions& options) {
   const std::int64_t width = spec.hidden_size;
   Tensor input_norm = load_norm(checkpoint, spec.module_name(spec.input_norm) + ".weight", width, backend);
   Tensor post_norm = load_norm(checkpoint, spec.module_name(spec.post_attention_norm) + ".weight", width, backend);
   DecoderBlock block(std::move(spec), std::move(input_norm), std::move(post_norm));
   for (std::size_t s = 0; s < block.spec().stages.size(); ++s) {
-    block.set_linear(s, load_stage(checkpoint, block.spec(), block.spec().stages[s], backend));
+    block.set_linear(s, load_stage(checkpoint, block.spec(), block.spec().stages[s], backend, options));
   }
   return block;
 }
@@ -80,20 +104,21 @@ std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpo
 }  // namespace
 
 std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend,
-                                      std::int64_t max_positions) {
+                                      const LoadOptions& options) {
   Decoder::Parts parts;
   parts.config = parse_model_config(checkpoint.config());
   const ModelConfig& config = parts.config;
   const Architecture& architecture = find_architecture(config.architecture);
   parts.embedding = backend.make_embedding(
       load_table(checkpoint, std::string(architecture.embedding) + ".weight", {config.vocab_size, config.hidden_size}));
-  parts.rope = backend.make_rope({.inv_freq = rope_inverse_frequencies(config),
-                                  .attention_factor = 1,
-                                  .max_positions = max_positions > 0 ? max_positions : config.max_position_embeddings});
+  parts.rope = backend.make_rope(
+      {.inv_freq = rope_inverse_frequencies(config),
+       .attention_factor = 1,
+       .max_positions = options.max_positions > 0 ? options.max_positions : config.max_position_embeddings});
   // First, because it reads the largest table whole: the peak of resident memory falls while little else is there.
   parts.lm_head = load_lm_head(checkpoint, architecture, config, backend);
   for (std::int64_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
-    parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend));
+    parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend, options));
   }
   parts.final_norm =
       load_norm(checkpoint, std::string(architecture.final_norm) + ".weight", config.hidden_size, backend);

@@ -3,19 +3,26 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "backend/backend.h"
 #include "formats/checkpoint.h"
 #include "models/decoder.h"
+#include "weights/fp8.h"
 
 namespace nibble::models {
 
+struct LoadOptions {
+  std::int64_t max_positions = 0;  // of the rotary tables; 0: config.json's max_position_embeddings
+  /// Float linears of the blocks become FP8 on their way, a stage at a time; tables and lm_head stay.
+  std::optional<weights::Fp8Granularity> quantize_to_fp8 = {};
+};
+
 /// names → mapped views → canonical structs → packed linears, a stage at a time; the source pages of what was packed
 /// are released as it goes. The embedding may borrow `checkpoint`, which must outlive the decoder.
-/// `max_positions` sizes the rotary tables; 0 takes config.json's max_position_embeddings.
 /// Errors: NotFound / Corrupt / Unsupported with tensor and shapes.
 std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend,
-                                      std::int64_t max_positions = 0);
+                                      const LoadOptions& options = {});
 
 /// `--load-format dummy`: a folder with only config.json as a checkpoint whose weights are made from `seed` (quantized
 /// where config.json has a quantization_config of awq, gptq or squeezellm), so that large shapes need no large files.

@@ -65,6 +65,11 @@ inline Matrix64 read_activation(const Activation& x) {
       double value = 0;
       if (x.format.kind == ActivationKind::Int16PerGroup) {
         value = static_cast<double>(x.scales.matrix<float>().row(t)[j / x.format.group_size]) * integer_at(x, t, j);
+      } else if (x.values.dtype() == DType::F8E4M3) {
+        const bool is_static = x.format.kind == ActivationKind::Fp8Static;
+        const std::int64_t group = x.format.kind == ActivationKind::Fp8Per128 ? j / 128 : 0;
+        const float scale = is_static ? x.format.static_scale : x.scales.matrix<float>().row(t)[group];
+        value = to_float(x.values.matrix<Fp8E4M3>().row(t)[j]) * scale;
       } else {
         value = x.values.matrix<float>().row(t)[j];
       }

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "backend_cases.h"
+#include "weights/fp8.h"
 #include "weights/linear_weights.h"
 #include "weights/random_weights.h"
 
@@ -23,6 +25,7 @@ struct WeightCase {
   bool has_bias = false;
   bool is_codebook = false;
   double sparsity = 0;  // codebook: share of the weights with a sparse value
+  std::optional<weights::Fp8Granularity> fp8 = {};
 };
 
 inline std::ostream& operator<<(std::ostream& out, const WeightCase& c) {
@@ -69,6 +72,11 @@ inline weights::LinearPart random_part(const WeightCase& c, std::uint32_t seed) 
                                                   .sparsity = c.sparsity,
                                                   .table_dtype = c.dtype},
                                                  random);
+  } else if (c.fp8) {
+    const Tensor weight = random_tensor(DType::F32, {c.out_features, c.in_features}, seed);
+    const TensorView view = weight;
+    ThreadPool pool(1);
+    part.weights = std::move(weights::quantize_fp8({&view, 1}, *c.fp8, pool).front());
   } else if (c.bits == 0) {
     part.weights = weights::DenseWeights{random_tensor(c.dtype, {c.out_features, c.in_features}, seed)};
   } else {

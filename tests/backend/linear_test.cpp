@@ -68,6 +68,18 @@ const std::vector<WeightCase> kWeightCases{
      .bits = 8,
      .group_size = 96,
      .is_symmetric = true},
+    {.label = "Fp8Tensor", .out_features = 70, .in_features = 576, .fp8 = weights::Fp8Granularity::PerTensor},
+    {.label = "Fp8Channel",
+     .out_features = 83,
+     .in_features = 129,
+     .has_bias = true,
+     .fp8 = weights::Fp8Granularity::PerChannel},
+    {.label = "Fp8Tiny", .out_features = 1, .in_features = 1, .fp8 = weights::Fp8Granularity::PerChannel},
+    {.label = "Fp8Block",
+     .out_features = 300,
+     .in_features = 333,
+     .has_bias = true,
+     .fp8 = weights::Fp8Granularity::PerBlock},
     {.label = "Int8Odd", .out_features = 5, .in_features = 45, .bits = 8, .group_size = 15},
     {.label = "Codebook4", .out_features = 96, .in_features = 576, .bits = 4, .is_codebook = true},
     {.label = "Codebook4Tiny", .out_features = 1, .in_features = 1, .bits = 4, .is_codebook = true},
@@ -204,6 +216,17 @@ TEST_P(LinearOn, FusesCodebooksWithOtherKinds) {
       {{.label = "a", .out_features = 33, .in_features = 256, .bits = 4, .is_codebook = true, .sparsity = 0.01},
        {.label = "b", .out_features = 17, .in_features = 256, .bits = 3, .is_codebook = true},
        {.label = "c", .out_features = 18, .in_features = 256, .bits = 4, .group_size = 64}});
+}
+
+TEST_P(LinearOn, FusesFp8PartsAndOthers) {
+  const auto fp8 = [](std::int64_t out, weights::Fp8Granularity granularity) {
+    return WeightCase{.label = "fp8", .out_features = out, .in_features = 256, .fp8 = granularity};
+  };
+  expect_fused_equals_float64(
+      {fp8(64, weights::Fp8Granularity::PerChannel), fp8(20, weights::Fp8Granularity::PerTensor)});
+  expect_fused_equals_float64({fp8(40, weights::Fp8Granularity::PerBlock),
+                               {.label = "dense", .out_features = 33, .in_features = 256, .dtype = DType::F16},
+                               {.label = "int", .out_features = 17, .in_features = 256, .bits = 4, .group_size = 64}});
 }
 
 TEST_P(LinearOn, HoldsTheLmHeadAtHalfAPercent) {

@@ -79,9 +79,21 @@ Json parameters(const EvalFlags& flags) {
           {"device", flags.engine.device},
           {"exact", flags.engine.exact},
           {"dtype", flags.engine.dtype},
+          {"quantization", flags.engine.quantization},
+          {"kv_cache_dtype", flags.engine.kv_cache_dtype},
+          {"activations", flags.engine.activations},
           {"threads", flags.engine.num_threads},
           {"load_format", flags.engine.load_format},
           {"max_model_len", flags.engine.max_model_len}};
+}
+
+/// The baseline runs as it is; what the other flags change is measured against it.
+engine::EngineOptions baseline_options(engine::EngineOptions options) {
+  const engine::EngineOptions defaults;
+  options.quantization = defaults.quantization;
+  options.kv_cache_dtype = defaults.kv_cache_dtype;
+  options.activations = defaults.activations;
+  return options;
 }
 
 int run_eval(EvalFlags flags) {
@@ -100,7 +112,8 @@ int run_eval(EvalFlags flags) {
   std::vector<std::unique_ptr<engine::Engine>> engines;
   std::vector<eval::Model> models;
   for (std::size_t m = 0; m < sources.size(); ++m) {
-    engines.push_back(engine::Engine::load(paths[m], flags.engine));
+    const bool is_baseline = has_baseline && m == 0;
+    engines.push_back(engine::Engine::load(paths[m], is_baseline ? baseline_options(flags.engine) : flags.engine));
     log::info("{}: {}", names[m], engines.back()->description());
     models.push_back({names[m], engines.back().get()});
   }

@@ -53,7 +53,6 @@ constexpr UnusedFlag kUnusedFlags[] = {
     {"--guided-decoding-backend", Takes::Value},
     {"--hf-overrides", Takes::Value},
     {"--hf-token", Takes::Value},
-    {"--kv-cache-dtype", Takes::Value},
     {"--limit-mm-per-prompt", Takes::Value},
     {"--logprobs-mode", Takes::Value},
     {"--lora-modules", Takes::Value},
@@ -102,7 +101,6 @@ constexpr RefusedFlag kRefusedFlags[] = {
 void register_model_flags(CLI::App& command, ServeFlags& flags) {
   engine::EngineOptions& engine = flags.engine;
   command.add_option("model,--model", flags.model, "folder, GGUF file or Hub name")->required()->type_name("MODEL");
-  command.add_option("--quantization,-q", engine.quantization, "awq or gptq; default: what the checkpoint says");
   command.add_flag("--gptq-act-order", engine.gptq_act_order, "the GPTQ checkpoint has act-order (read from it)");
   command.add_option("--seed", engine.seed, "of requests that bring none; 0: a fresh one each time")
       ->capture_default_str();

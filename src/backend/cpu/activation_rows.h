@@ -27,6 +27,13 @@ class RowStore {
 /// others costs more than a row.
 void for_each_row(Workspace& workspace, std::int64_t num_rows, FunctionRef<void(std::int64_t t, int thread)> body);
 
+constexpr bool is_fp8(ActivationKind kind) {
+  return kind == ActivationKind::Fp8PerToken || kind == ActivationKind::Fp8Static || kind == ActivationKind::Fp8Per128;
+}
+
+/// `out` (f32, capacity reserved) from rows in one of the FP8 formats.
+void decode_fp8_activation(const Activation& from, Activation& out, Workspace& workspace);
+
 /// `out` (capacity reserved) in its own format from f32 rows in the natural order.
 void convert_activation(const Activation& from, Activation& out, Workspace& workspace);
 

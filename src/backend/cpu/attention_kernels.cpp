@@ -26,6 +26,32 @@ inline constexpr int kRowBlock = kParts == 1 ? 8 : 4;
 inline constexpr int kValueRows = 4;
 inline constexpr int kValueVectors = kParts == 1 ? 4 : 2;
 
+/// A cached E4M3 code. Unlike weights it may be NaN, which must stay visible downstream.
+struct CachedFp8 {
+  Fp8E4M3 code;
+};
+
+HWY_INLINE VF load_float(const CachedFp8* from) {
+  const hn::Rebind<std::int16_t, F32> bits;
+  const hn::Rebind<hwy::float16_t, F32> half;
+  const auto number = fp8_as_half_bits(bits, &from->code);
+  const auto exponent_and_mantissa = hn::Set(bits, std::int16_t{0x3f80});
+  const auto is_nan = hn::Eq(hn::And(number, exponent_and_mantissa), exponent_and_mantissa);
+#if HWY_TARGET == HWY_EMU128  // whose f16 has no NaN
+  const hn::RebindToSigned<F32> wide;
+  const auto mask = hn::RebindMask(F32(), hn::Ne(hn::PromoteTo(wide, hn::VecFromMask(bits, is_nan)), hn::Zero(wide)));
+  return hn::IfThenElse(mask, hn::NaN(F32()), hn::PromoteTo(F32(), hn::BitCast(half, number)));
+#else
+  const auto marked = hn::Or(number, hn::IfThenElseZero(is_nan, hn::Set(bits, std::int16_t{0x7e00})));
+  return hn::PromoteTo(F32(), hn::BitCast(half, marked));
+#endif
+}
+
+/// What load_float's numbers lack.
+float code_scale(DType dtype) {
+  return dtype == DType::F8E4M3 ? kFp8CodeScale : 1.0f;
+}
+
 /// A task's state, in the caller's scratch.
 struct Rows {
   float* queries;  // [num_rows, head_dim], scaled
@@ -192,9 +218,11 @@ void attention_task(const AttentionTask& task, const HeadCache& cache, std::byte
   rows.maximum = rows.sums + num_rows * cache.padded_dim;
   rows.weight = rows.maximum + num_rows;
   rows.decay = rows.weight + num_rows;
+  const float query_scale = task.scale * cache.key_scale * code_scale(cache.dtype);
+  const float value_scale = cache.value_scale * code_scale(cache.dtype);
   for (std::int64_t r = 0; r < num_rows; ++r) {
     const float* query = task.queries + r / task.heads_per_kv * task.query_stride + r % task.heads_per_kv * head_dim;
-    for (std::int64_t j = 0; j < head_dim; ++j) rows.queries[r * head_dim + j] = query[j] * task.scale;
+    for (std::int64_t j = 0; j < head_dim; ++j) rows.queries[r * head_dim + j] = query[j] * query_scale;
     rows.maximum[r] = -1e30f;
     rows.weight[r] = 0;
   }
@@ -204,13 +232,14 @@ void attention_task(const AttentionTask& task, const HeadCache& cache, std::byte
   for (std::int64_t run = keys.first / kContextRun * kContextRun; run < keys.last; run += kContextRun) {
     switch (cache.dtype) {
       case DType::F16: attention_run<hwy::float16_t>(task, cache, rows, run, keys); break;
+      case DType::F8E4M3: attention_run<CachedFp8>(task, cache, rows, run, keys); break;
       case DType::BF16: attention_run<hwy::bfloat16_t>(task, cache, rows, run, keys); break;
       default: attention_run<float>(task, cache, rows, run, keys); break;
     }
   }
   for (std::int64_t r = 0; r < num_rows; ++r) {
     float* out = task.out + r / task.heads_per_kv * task.out_stride + r % task.heads_per_kv * head_dim;
-    const float inverse = 1.0f / rows.weight[r];
+    const float inverse = value_scale / rows.weight[r];
     for (std::int64_t j = 0; j < head_dim; ++j) out[j] = rows.sums[r * cache.padded_dim + j] * inverse;
   }
 }

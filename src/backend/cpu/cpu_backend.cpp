@@ -37,7 +37,8 @@ struct QueryBlock {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(const BackendOptions& options) : precision_(options.precision), workspace_(options.num_threads) {
+  explicit CpuBackend(const BackendOptions& options)
+      : pack_options_{options.precision, options.fp8_activations}, workspace_(options.num_threads) {
     log::debug("cpu backend: {}, {} threads", simd_name(), workspace_.pool.num_threads());
   }
 
@@ -46,7 +47,7 @@ class CpuBackend final : public Backend {
   ThreadPool& pool() override { return workspace_.pool; }
 
   std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec) override {
-    return make_cpu_linear(std::move(parts), spec, precision_, workspace_);
+    return make_cpu_linear(std::move(parts), spec, pack_options_, workspace_);
   }
   std::unique_ptr<Embedding> make_embedding(weights::DenseWeights table) override {
     return std::make_unique<CpuEmbedding>(std::move(table));
@@ -58,8 +59,8 @@ class CpuBackend final : public Backend {
     return std::make_unique<CpuKvCache>(std::move(layers), num_blocks, block_size);
   }
   Activation make_activation(std::int64_t capacity, std::int64_t width, const ActivationFormat& format) override {
-    check(format.kind == ActivationKind::F32 || format.kind == ActivationKind::Int16PerGroup,
-          "the CPU backend computes with f32 or integer activations");
+    check(format.kind == ActivationKind::F32 || format.kind == ActivationKind::Int16PerGroup || is_fp8(format.kind),
+          "the CPU backend computes with f32, FP8 or integer activations");
     return make_host_activation(capacity, width, format);
   }
   ActivationFormat hidden_format() const override { return {}; }
@@ -84,7 +85,7 @@ class CpuBackend final : public Backend {
  private:
   Activation& attention_rows(const Activation& like, std::int64_t width);
 
-  Precision precision_;
+  PackOptions pack_options_;
   Workspace workspace_;
   std::vector<QueryBlock> query_blocks_;  // of the prepared step
   Activation attention_rows_;             // f32 [tokens, q_width], before the consumer's format

@@ -40,9 +40,9 @@ CpuKvCache::CpuKvCache(std::vector<KvSpec> layers, std::int64_t num_blocks, std:
   std::int64_t size_bytes = 0;
   for (std::int64_t l = 0; l < num_layers(); ++l) {
     const KvSpec& spec = layer(l);
-    if (spec.dtype != DType::F32 && spec.dtype != DType::F16 && spec.dtype != DType::BF16) {
+    if (!is_float(spec.dtype)) {
       throw Error(ErrorCode::Unsupported, "KV cache as " + std::string(nibble::name(spec.dtype)) +
-                                              ": the CPU backend holds it as f16, bf16 or f32");
+                                              ": the CPU backend holds it as f16, bf16, f32 or f8_e4m3");
     }
     const std::int64_t key_elements = std::int64_t{spec.head_dim} * block_size;
     const std::int64_t value_elements = padded_head_dim(spec.head_dim) * block_size;
@@ -72,6 +72,10 @@ HeadCache CpuKvCache::head(std::int64_t layer_idx, std::int64_t kv_head) const {
   head.head_dim = spec.head_dim;
   head.padded_dim = padded_head_dim(spec.head_dim);
   head.dtype = spec.dtype;
+  if (spec.dtype == DType::F8E4M3) {
+    head.key_scale = spec.k_scale;
+    head.value_scale = spec.v_scale;
+  }
   return head;
 }
 
@@ -83,8 +87,15 @@ void CpuKvCache::write(std::int64_t layer_idx, std::int64_t slot, const float* k
   for (std::int64_t h = 0; h < spec.num_kv_heads; ++h) {
     std::byte* keys = head_data(layer_idx, slot / block_size(), h);
     std::byte* values = keys + at.key_elements * element;
-    narrow_row(v + h * spec.head_dim, spec.head_dim, spec.dtype,
-               values + offset * padded_head_dim(spec.head_dim) * element);
+    std::byte* value_row = values + offset * padded_head_dim(spec.head_dim) * element;
+    if (spec.dtype == DType::F8E4M3) {
+      auto* codes = reinterpret_cast<std::uint8_t*>(scratch);
+      narrow_row_to_fp8(v + h * spec.head_dim, spec.head_dim, spec.v_scale, reinterpret_cast<std::uint8_t*>(value_row));
+      narrow_row_to_fp8(k + h * spec.head_dim, spec.head_dim, spec.k_scale, codes);
+      scatter(codes, spec.head_dim, reinterpret_cast<std::uint8_t*>(keys) + offset, block_size());
+      continue;
+    }
+    narrow_row(v + h * spec.head_dim, spec.head_dim, spec.dtype, value_row);
     narrow_row(k + h * spec.head_dim, spec.head_dim, spec.dtype, scratch);
     if (spec.dtype == DType::F32) {
       scatter(reinterpret_cast<const float*>(scratch), spec.head_dim, reinterpret_cast<float*>(keys) + offset,

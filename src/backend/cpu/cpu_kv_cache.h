@@ -10,10 +10,10 @@ namespace nibble::backend::cpu {
 
 /// Paged keys and values. Per layer, block and kv head: keys transposed [head_dim, block_size], then values
 /// [block_size, head_dim padded to 16]. The memory is mapped, not touched: blocks cost pages once they are used, and
-/// the padding reads as zero.
+/// the padding reads as zero. E4M3 holds k / k_scale and v / v_scale.
 class CpuKvCache final : public KvCache {
  public:
-  /// Errors: Unsupported for 8-bit dtypes and for block sizes that are no multiple of 16; OutOfMemory.
+  /// Errors: Unsupported for int8 and for block sizes that are no multiple of 16; OutOfMemory.
   CpuKvCache(std::vector<KvSpec> layers, std::int64_t num_blocks, std::int32_t block_size);
 
   /// One kv head of one layer, from block 0.

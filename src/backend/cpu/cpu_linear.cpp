@@ -39,15 +39,24 @@ std::vector<Task> plan_tasks(const std::vector<std::unique_ptr<PackedPart>>& par
   return tasks;
 }
 
-/// One activation group for all integer parts; integer and f32 parts, or parts with other permutations, cannot share.
+/// One activation group for all integer parts, the largest static scale for all FP8 parts; parts of other kinds or with
+/// other permutations cannot share.
 bool agree_on_format(std::vector<std::unique_ptr<PackedPart>>& parts) {
   std::int64_t group = 0;
-  for (const auto& part : parts) group = std::gcd(group, part->activation_group());
+  float static_scale = 0;
   for (const auto& part : parts) {
+    group = std::gcd(group, part->activation_group());
+    static_scale = std::max(static_scale, part->rounding().static_scale);
+  }
+  for (const auto& part : parts) {
+    if (part->rounding().kind != parts.front()->rounding().kind) return false;
     if ((part->activation_group() == 0) != (parts.front()->activation_group() == 0)) return false;
     if (!std::ranges::equal(part->permutation(), parts.front()->permutation())) return false;
   }
-  for (const auto& part : parts) part->set_activation_group(group);
+  for (const auto& part : parts) {
+    part->set_activation_group(group);
+    part->set_static_scale(static_scale);
+  }
   return true;
 }
 
@@ -76,7 +85,7 @@ class CpuLinear final : public Linear {
     y.num_tokens = x.num_tokens;
     std::vector<PartInput> inputs;
     for (std::size_t p = 0; p < parts_.size(); ++p) {
-      inputs.push_back(part_input(converted_.empty() ? x : converted_input(p, x)));
+      inputs.push_back(part_input(decoded_input(p, converted_.empty() ? x : converted_input(p, x))));
     }
     workspace_->reserve_scratch(scratch_bytes_);
     const Matrix<float> output = y.values.matrix<float>().block(0, y.num_tokens);
@@ -98,12 +107,26 @@ class CpuLinear final : public Linear {
     return converted;
   }
 
+  /// FP8 activations as the f32 numbers they stand for; others as they are. Parts that share their input share this.
+  const Activation& decoded_input(std::size_t part, const Activation& x) const {
+    if (!is_fp8(x.format.kind)) return x;
+    if (converted_.empty() && part > 0) return decoded_.front();
+    if (decoded_.empty()) decoded_.resize(parts_.size());
+    Activation& decoded = decoded_[part];
+    if (decoded.values.is_empty() || decoded.capacity() < x.num_tokens) {
+      decoded = make_host_activation(x.capacity(), in_features_, {});
+    }
+    decode_fp8_activation(x, decoded, *workspace_);
+    return decoded;
+  }
+
   std::vector<std::unique_ptr<PackedPart>> parts_;
   std::vector<std::int64_t> first_row_;  // of each part in y
   std::vector<Task> tasks_;
   Workspace* workspace_;
   std::size_t scratch_bytes_ = 0;
   mutable std::vector<Activation> converted_;  // per part, where the parts disagree; one step at a time runs
+  mutable std::vector<Activation> decoded_;    // per part, where inputs are FP8
 };
 
 void log_lm_head_at_8_bits(const LinearSpec& spec, std::int64_t group_size) {
@@ -112,28 +135,28 @@ void log_lm_head_at_8_bits(const LinearSpec& spec, std::int64_t group_size) {
   log::info("{}: held at 8 bits in groups of {}, half the bytes that every token reads", spec.name, group_size);
 }
 
-std::unique_ptr<PackedPart> pack(const weights::LinearPart& part, const LinearSpec& spec, Precision precision,
+std::unique_ptr<PackedPart> pack(const weights::LinearPart& part, const LinearSpec& spec, const PackOptions& options,
                                  ThreadPool& pool) {
   const auto* dense = std::get_if<weights::DenseWeights>(&part.weights);
-  if (spec.is_lm_head && precision == Precision::Fast && dense != nullptr) {
+  if (spec.is_lm_head && options.precision == Precision::Fast && dense != nullptr) {
     if (auto packed = pack_dense_at_8_bits(*dense, part.bias, pool)) {
       log_lm_head_at_8_bits(spec, packed->activation_group());
       return packed;
     }
   }
-  return pack_part(part, precision, pool);
+  return pack_part(part, options, pool);
 }
 
 }  // namespace
 
 std::unique_ptr<Linear> make_cpu_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec,
-                                        Precision precision, Workspace& workspace) {
+                                        const PackOptions& options, Workspace& workspace) {
   check(!parts.empty(), "a linear has at least one part");
   const std::int64_t in_features = weights::in_features(parts.front().weights);
   std::vector<std::unique_ptr<PackedPart>> packed;
   for (weights::LinearPart& part : parts) {
     check(weights::in_features(part.weights) == in_features, "parts of a fused linear share their input");
-    packed.push_back(pack(part, spec, precision, workspace.pool));
+    packed.push_back(pack(part, spec, options, workspace.pool));
     part = {};  // at most one part exists twice
   }
   return std::make_unique<CpuLinear>(std::move(packed), in_features, workspace);

@@ -12,6 +12,6 @@ namespace nibble::backend::cpu {
 /// Parts packed one by one, run as one parallel loop over all their tiles. `workspace` outlives the linear.
 /// Parts that agree on a format share the activation; else the linear states F32 and each part converts it.
 std::unique_ptr<Linear> make_cpu_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec,
-                                        Precision precision, Workspace& workspace);
+                                        const PackOptions& options, Workspace& workspace);
 
 }  // namespace nibble::backend::cpu

@@ -21,7 +21,7 @@ void dense_tiles_of(const DenseTiles& w, std::int64_t first_tile, std::int64_t n
                     std::span<const float> bias, Matrix<float> y) {
   const std::int64_t tile_elements = w.in_features * kTileRows;
   const T* values = static_cast<const T*>(w.values.view().data()) + first_tile * tile_elements;
-  dense_panel<T>(values, num_tiles, first_tile * kTileRows, w.out_features, x, bias, y);
+  dense_panel<T>(values, num_tiles, first_tile * kTileRows, w.out_features, x, {{}, bias}, y);
 }
 
 void dense_tiles(const DenseTiles& w, std::int64_t first_tile, std::int64_t num_tiles, Matrix<const float> x,

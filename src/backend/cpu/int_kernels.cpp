@@ -390,7 +390,7 @@ void int_tiles_exact(const IntTiles& w, std::int64_t first_tile, std::int64_t nu
   for (std::int64_t i = 0; i < num_tiles; ++i) {
     const Tile tile = tile_at(w, first_tile + i);
     dequantize_tile(w, tile, bytes, panel);
-    dense_panel<float>(panel, 1, tile.first_row, w.out_features, x, bias, y);
+    dense_panel<float>(panel, 1, tile.first_row, w.out_features, x, {{}, bias}, y);
   }
 }
 

@@ -24,6 +24,12 @@ bool amx_is_allowed();
 void dense_tiles(const DenseTiles& w, std::int64_t first_tile, std::int64_t num_tiles, Matrix<const float> x,
                  std::span<const float> bias, Matrix<float> y);
 
+/// As dense_tiles; the sum is multiplied by the row's scale, or each input by its block's scale. `scratch` has
+/// fp8_scratch_bytes().
+void fp8_tiles(const Fp8Tiles& w, std::int64_t first_tile, std::int64_t num_tiles, Matrix<const float> x,
+               std::span<const float> bias, Matrix<float> y, std::byte* scratch);
+std::size_t fp8_scratch_bytes(const Fp8Tiles& w);
+
 /// Activation groups run in order. Each is an exact integer sum, then one fused multiply-add in f32, so every kernel
 /// behind this call gives the same bits. `scratch` has int_scratch_bytes().
 void int_tiles(const IntTiles& w, std::int64_t first_tile, std::int64_t num_tiles, const IntRows& x,
@@ -55,9 +61,13 @@ void silu_mul_row(const float* gate, const float* up, std::int64_t width, float*
 /// sum of integers. A NaN or infinity makes the group's scale NaN, so that it stays visible downstream.
 void quantize_row(const float* from, std::int64_t width, std::int64_t group_size, std::int8_t* planes, float* scales,
                   std::int32_t* sums);
-/// x_j, x_{j+half} rotated by the pair's angle, in place, for j < half.
+/// codes = cast(from / scale) in E4M3, clamped to ±448, round half to even; NaN stays NaN.
+void narrow_row_to_fp8(const float* from, std::int64_t width, float scale, std::uint8_t* codes);
+/// Largest magnitude; NaN where a value is NaN.
+float absmax_of_row(const float* from, std::int64_t width);
 /// Float values of `from` in `dtype` (F32, F16 or BF16), round half to even.
 void narrow_row(const float* from, std::int64_t width, DType dtype, void* to);
+/// x_j, x_{j+half} rotated by the pair's angle, in place, for j < half.
 void rotate_pairs(float* x, const float* cosines, const float* sines, std::int64_t half);
 
 // ── Attention.
@@ -72,6 +82,8 @@ struct HeadCache {
   std::int64_t head_dim = 0;
   std::int64_t padded_dim = 0;
   DType dtype = DType::F16;
+  float key_scale = 1;  // of 8-bit dtypes: key = code * key_scale
+  float value_scale = 1;
 };
 
 /// Some consecutive query tokens of one sequence, for the query heads of one kv head.

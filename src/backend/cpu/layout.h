@@ -32,6 +32,23 @@ struct DenseTiles {
   std::int64_t num_tiles() const { return ceil_div(out_features, kTileRows); }
 };
 
+/// What a code is short of as the kernels read it: E4M3's exponent has bias 7, f16's 15.
+inline constexpr float kFp8CodeScale = 256;
+
+/// E4M3 weights, transposed within a tile like DenseTiles. Scales are multiplied by kFp8CodeScale.
+///
+/// codes   f8_e4m3 [num_tiles, in_features, 16]
+/// scales  f32 [num_tiles * 16] per row, or [ceil(out/block), ceil(in/block)] where block_size is not 0
+struct Fp8Tiles {
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+  std::int64_t block_size = 0;  // a multiple of 16
+  Tensor codes;
+  Tensor scales;
+
+  std::int64_t num_tiles() const { return ceil_div(out_features, kTileRows); }
+};
+
 /// A run of inputs that share a scale and a zero.
 struct GroupSegment {
   std::int64_t begin = 0;  // first input

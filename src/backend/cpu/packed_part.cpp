@@ -4,6 +4,7 @@
 
 #include "backend/cpu/pack_codebook.h"
 #include "backend/cpu/pack_dense.h"
+#include "backend/cpu/pack_fp8.h"
 #include "backend/cpu/pack_grouped_int.h"
 #include "core/log.h"
 
@@ -37,7 +38,7 @@ PartInput part_input(const Activation& activation) {
 }
 
 ActivationFormat PackedPart::format() const {
-  ActivationFormat format;
+  ActivationFormat format = rounding_;
   if (activation_group_ > 0) {
     format.kind = ActivationKind::Int16PerGroup;
     format.group_size = static_cast<std::int32_t>(activation_group_);
@@ -46,10 +47,13 @@ ActivationFormat PackedPart::format() const {
   return format;
 }
 
-std::unique_ptr<PackedPart> pack_part(const weights::LinearPart& part, Precision precision, ThreadPool& pool) {
+std::unique_ptr<PackedPart> pack_part(const weights::LinearPart& part, const PackOptions& options, ThreadPool& pool) {
   if (const auto* dense = std::get_if<weights::DenseWeights>(&part.weights)) return pack_dense(*dense, part.bias, pool);
   if (const auto* grouped = std::get_if<weights::GroupedIntWeights>(&part.weights)) {
-    return pack_grouped_int(*grouped, part.bias, precision, pool);
+    return pack_grouped_int(*grouped, part.bias, options.precision, pool);
+  }
+  if (const auto* fp8 = std::get_if<weights::Fp8Weights>(&part.weights)) {
+    if (auto packed = pack_fp8(*fp8, part.bias, options.fp8_activations, pool)) return packed;
   }
   if (const auto* codebook = std::get_if<weights::CodebookWeights>(&part.weights)) {
     return pack_codebook(*codebook, part.bias, pool);

@@ -12,7 +12,7 @@ namespace nibble::backend::cpu {
 
 /// What a part reads: the valid rows of an Activation in the part's own format.
 struct PartInput {
-  Matrix<const float> floats;  // F32
+  Matrix<const float> floats;  // F32, and what FP8 activations decode to
   IntRows integers;            // Int16PerGroup
 };
 PartInput part_input(const Activation& activation);
@@ -35,15 +35,25 @@ class PackedPart {
   std::int64_t num_tiles() const { return ceil_div(out_features(), kTileRows); }
   /// Act-order: packed column j is input channel permutation()[j]; empty for the natural order.
   std::span<const std::int32_t> permutation() const { return permutation_; }
+  /// FP8 weights may ask for inputs rounded to FP8; the kind is F32 where they do not.
+  const ActivationFormat& rounding() const { return rounding_; }
+  void set_static_scale(float scale) { rounding_.static_scale = scale; }
   ActivationFormat format() const;
 
  protected:
   std::int64_t activation_group_ = 0;
   std::vector<std::int32_t> permutation_;
+  ActivationFormat rounding_;
+};
+
+/// How a part is packed.
+struct PackOptions {
+  Precision precision = Precision::Fast;
+  Fp8Activations fp8_activations = Fp8Activations::Float;
 };
 
 /// Packs one canonical linear, using the pool. Precision::Exact keeps activations in f32.
-std::unique_ptr<PackedPart> pack_part(const weights::LinearPart& part, Precision precision, ThreadPool& pool);
+std::unique_ptr<PackedPart> pack_part(const weights::LinearPart& part, const PackOptions& options, ThreadPool& pool);
 
 /// A dense matrix at 8 bits with an f16 scale per row and 64 inputs, for an lm_head: half the bytes of f16.
 /// Nothing when in_features is no multiple of the activation group.

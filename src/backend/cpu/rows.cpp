@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "backend/cpu/kernels.h"
+#include "core/fp8_e4m3.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace nibble::backend::cpu {
@@ -125,6 +127,52 @@ void quantize_row(const float* from, std::int64_t width, std::int64_t group_size
   }
 }
 
+float absmax_of_row(const float* from, std::int64_t width) {
+  const F32 d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  auto largest = hn::Zero(d);
+  auto probe = hn::Zero(d);  // 0 * x: NaN where x is not finite
+  std::int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) {
+    const auto x = hn::LoadU(d, from + j);
+    largest = hn::Max(largest, hn::Abs(x));
+    probe = hn::MulAdd(x, hn::Zero(d), probe);
+  }
+  float total = hn::GetLane(hn::MaxOfLanes(d, largest));
+  float invalid = hn::GetLane(hn::SumOfLanes(d, probe));
+  for (; j < width; ++j) {
+    total = std::max(total, std::abs(from[j]));
+    invalid += from[j] * 0.0f;
+  }
+  return total + invalid;
+}
+
+void narrow_row_to_fp8(const float* from, std::int64_t width, float scale, std::uint8_t* codes) {
+  const F32 d;
+  const hn::RebindToUnsigned<F32> bits;
+  const hn::Rebind<std::uint8_t, F32> bytes;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  // As fp8_e4m3_bits, in vectors.
+  const auto smallest_normal = hn::Set(d, 0x1p-6f);
+  const auto bias = hn::Set(bits, (120u << 23) - 0x7ffffu);
+  std::int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) {
+    const auto x = hn::Div(hn::LoadU(d, from + j), hn::Set(d, scale));
+    const auto sign = hn::And(hn::ShiftRight<24>(hn::BitCast(bits, x)), hn::Set(bits, 0x80u));
+    const auto magnitude = hn::Min(hn::Abs(x), hn::Set(d, 448.0f));
+    const auto exact = hn::BitCast(bits, magnitude);
+    const auto odd = hn::And(hn::ShiftRight<20>(exact), hn::Set(bits, 1u));
+    const auto normal = hn::ShiftRight<20>(hn::Add(hn::Sub(exact, bias), odd));
+    const auto aligned = hn::BitCast(bits, hn::Add(magnitude, hn::Set(d, 0x1p14f)));
+    const auto subnormal = hn::Sub(aligned, hn::Set(bits, 0x46800000u));
+    const auto is_small = hn::RebindMask(bits, hn::Lt(magnitude, smallest_normal));
+    const auto is_nan = hn::RebindMask(bits, hn::IsNaN(x));
+    const auto code = hn::IfThenElse(is_nan, hn::Set(bits, 0x7fu), hn::IfThenElse(is_small, subnormal, normal));
+    hn::StoreU(hn::DemoteTo(bytes, hn::BitCast(I32(), hn::Or(sign, code))), bytes, codes + j);
+  }
+  for (; j < width; ++j) codes[j] = fp8_e4m3_bits(from[j] / scale);
+}
+
 void narrow_to_half(const float* from, std::int64_t width, hwy::float16_t* to) {
   const F32 d;
   const hn::Rebind<hwy::float16_t, F32> narrow;
@@ -176,6 +224,8 @@ HWY_EXPORT(add_row);
 HWY_EXPORT(silu_mul_row);
 HWY_EXPORT(quantize_row);
 HWY_EXPORT(narrow_row);
+HWY_EXPORT(narrow_row_to_fp8);
+HWY_EXPORT(absmax_of_row);
 HWY_EXPORT(rotate_pairs);
 
 float add_and_square(const float* from, const float* delta, std::int64_t width, float* to) {
@@ -196,6 +246,12 @@ void quantize_row(const float* from, std::int64_t width, std::int64_t group_size
 }
 void narrow_row(const float* from, std::int64_t width, DType dtype, void* to) {
   HWY_DYNAMIC_DISPATCH(narrow_row)(from, width, dtype, to);
+}
+void narrow_row_to_fp8(const float* from, std::int64_t width, float scale, std::uint8_t* codes) {
+  HWY_DYNAMIC_DISPATCH(narrow_row_to_fp8)(from, width, scale, codes);
+}
+float absmax_of_row(const float* from, std::int64_t width) {
+  return HWY_DYNAMIC_DISPATCH(absmax_of_row)(from, width);
 }
 void rotate_pairs(float* x, const float* cosines, const float* sines, std::int64_t half) {
   HWY_DYNAMIC_DISPATCH(rotate_pairs)(x, cosines, sines, half);

@@ -36,6 +36,21 @@ HWY_INLINE VF load_float(const hwy::bfloat16_t* from) {
   return hn::PromoteTo(F32(), hn::LoadU(half, from));
 }
 
+/// Sign, exponent and mantissa of E4M3 codes in f16's places. The exponents' biases differ by 8, so the number is
+/// 2^-8 of the code's (kFp8CodeScale); subnormals come out right. Codes are no NaNs.
+template <class D16>
+HWY_INLINE hn::Vec<D16> fp8_as_half_bits(D16 d, const Fp8E4M3* from) {
+  const hn::Rebind<std::int8_t, D16> d8;
+  // Sign extension puts copies of the sign in bits 14 and 15; the exponent's highest bit is none.
+  const auto wide = hn::PromoteTo(d, hn::LoadU(d8, reinterpret_cast<const std::int8_t*>(from)));
+  return hn::And(hn::ShiftLeft<7>(wide), hn::Set(d, static_cast<std::int16_t>(0xbfff)));
+}
+/// What happens to the sums of a row before they are stored.
+struct Epilogue {
+  std::span<const float> scales;  // [num_tiles * 16] multiplied in; empty: none
+  std::span<const float> bias;    // [out_features] added; empty: none
+};
+
 /// Writes a tile's 16 sums for one token, plus bias, where the tile may be the last and narrower one.
 HWY_INLINE void store_tile_rows(const VF (&sums)[kParts], std::int64_t first_row, std::int64_t out_features,
                                 std::span<const float> bias, float* y_row) {

@@ -34,6 +34,17 @@ class ReferenceKvCache final : public KvCache {
   std::vector<Tensor> values;
 };
 
+/// Stored = cast(value / scale): the scale is that of 8-bit dtypes, else 1.
+float stored_scale(const KvSpec& spec, float scale) {
+  return spec.dtype == DType::F8E4M3 ? scale : 1.0f;
+}
+
+void store(const float* values, std::int64_t width, float scale, MutableTensorView slot) {
+  std::vector<float> scaled(values, values + width);
+  for (float& value : scaled) value /= scale;
+  convert({scaled.data(), DType::F32, {1, width}}, slot);
+}
+
 void rotate(float* head, std::int64_t head_dim, std::span<const float> cos, std::span<const float> sin) {
   const auto half = static_cast<std::size_t>(head_dim / 2);
   for (std::size_t j = 0; j < half; ++j) {
@@ -57,7 +68,7 @@ class HeadAttention {
     scores_.resize(static_cast<std::size_t>(end - first));
     float max_score = -INFINITY;
     for (std::int64_t p = first; p < end; ++p) {
-      load(cache_.keys, p);
+      load(cache_.keys, p, stored_scale(cache_.layer(layer_idx_), cache_.layer(layer_idx_).k_scale));
       float score = 0;
       for (std::size_t d = 0; d < vector_.size(); ++d) score += query[d] * vector_[d];
       scores_[static_cast<std::size_t>(p - first)] = score * spec_.scale;
@@ -67,14 +78,14 @@ class HeadAttention {
     for (float& score : scores_) sum += score = std::exp(score - max_score);
     std::fill_n(out, spec_.head_dim, 0.0f);
     for (std::int64_t p = first; p < end; ++p) {
-      load(cache_.values, p);
+      load(cache_.values, p, stored_scale(cache_.layer(layer_idx_), cache_.layer(layer_idx_).v_scale));
       const float weight = scores_[static_cast<std::size_t>(p - first)] / sum;
       for (std::size_t d = 0; d < vector_.size(); ++d) out[d] += weight * vector_[d];
     }
   }
 
  private:
-  void load(const std::vector<Tensor>& layers, std::int64_t position) {
+  void load(const std::vector<Tensor>& layers, std::int64_t position, float scale) {
     const std::int64_t slot =
         std::int64_t{blocks_[static_cast<std::size_t>(position / cache_.block_size())]} * cache_.block_size() +
         position % cache_.block_size();
@@ -82,6 +93,7 @@ class HeadAttention {
     const auto* row = static_cast<const std::byte*>(tensor.view().rows(slot, 1).data());
     const auto offset = static_cast<std::size_t>(kv_head_ * spec_.head_dim) * size_bytes(tensor.dtype());
     to_float32(row + offset, tensor.dtype(), spec_.head_dim, vector_.data());
+    for (float& value : vector_) value *= scale;
   }
 
   const ReferenceKvCache& cache_;
@@ -95,14 +107,14 @@ class HeadAttention {
 
 class ReferenceBackend final : public Backend {
  public:
-  explicit ReferenceBackend(const BackendOptions& options) : pool_(options.num_threads) {}
+  explicit ReferenceBackend(const BackendOptions& options) : options_(options), pool_(options.num_threads) {}
 
   std::string_view name() const override { return "reference"; }
   Memory memory() const override { return host_memory(); }
   ThreadPool& pool() override { return pool_; }
 
   std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec&) override {
-    return make_reference_linear(std::move(parts), pool_);
+    return make_reference_linear(std::move(parts), options_, pool_);
   }
   std::unique_ptr<Embedding> make_embedding(weights::DenseWeights table) override {
     return std::make_unique<ReferenceEmbedding>(std::move(table));
@@ -168,8 +180,9 @@ class ReferenceBackend final : public Backend {
       for (std::int64_t h = 0; h < spec.num_heads; ++h) rotate(q + h * spec.head_dim, spec.head_dim, cos, sin);
       for (std::int64_t h = 0; h < spec.num_kv_heads; ++h) rotate(k + h * spec.head_dim, spec.head_dim, cos, sin);
       const std::int64_t slot = batch.slot_mapping[token];
-      convert({k, DType::F32, {1, spec.kv_width()}}, kv.keys[layer].mutable_view().rows(slot, 1));
-      convert({v, DType::F32, {1, spec.kv_width()}}, kv.values[layer].mutable_view().rows(slot, 1));
+      const KvSpec& stored = kv.layer(layer_idx);
+      store(k, spec.kv_width(), stored_scale(stored, stored.k_scale), kv.keys[layer].mutable_view().rows(slot, 1));
+      store(v, spec.kv_width(), stored_scale(stored, stored.v_scale), kv.values[layer].mutable_view().rows(slot, 1));
     }
   }
 
@@ -225,6 +238,7 @@ class ReferenceBackend final : public Backend {
   void write(Matrix<const float> from, Activation& to) override { write_host_activation(from, to); }
 
  private:
+  BackendOptions options_;
   ThreadPool pool_;
 };
 
