@@ -8,6 +8,7 @@
 
 #include "core/log.h"
 #include "quantize/gptq.h"
+#include "quantize/guided_gptq.h"
 #include "quantize/output_error.h"
 #include "quantize/rtn.h"
 #include "quantize/tile.h"
@@ -142,12 +143,13 @@ class Awq final : public Quantizer {
 
   std::vector<weights::LinearWeights> round_by_gptq(std::span<const FloatLinear> linears, const StageInputs& inputs,
                                                     ThreadPool& pool) const {
-    const GptqFactor factor =
-        factorize(inputs.gram.matrix<float>(), ColumnOrder::FallingDiagonal, options_.damp_percent);
+    const auto gram = inputs.gram.matrix<float>();
+    const GptqFactor factor = factorize(gram, ColumnOrder::FallingDiagonal, options_.damp_percent);
     std::vector<weights::LinearWeights> quantized;
     for (const FloatLinear& linear : linears) {
       const auto weight = linear.weight.matrix<float>();
-      quantized.emplace_back(gptq(weight, factor, options_.group_size_of(weight.cols), options_.grid, pool));
+      quantized.emplace_back(gptq_with_descent(weight, gram, factor, options_.group_size_of(weight.cols), options_.grid,
+                                               DescentSchedule(), pool));
     }
     return quantized;
   }

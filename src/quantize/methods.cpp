@@ -13,8 +13,18 @@ void refuse_desc_act(const MethodOptions& options, std::string_view method) {
               fmt::format("--desc-act reorders columns for GPTQ; {} has no such order: leave it out", method));
 }
 
+void refuse_guided(const MethodOptions& options, std::string_view method) {
+  if (options.guidance == Guidance::Inputs) return;
+  throw Error(
+      ErrorCode::InvalidArgument,
+      fmt::format("--guided goes with gptq and squeezellm, not with {}; what --method gptq --guided --asym makes "
+                  "can be written as AWQ: --format autoawq",
+                  method));
+}
+
 void check_rtn(const MethodOptions& options) {
   refuse_desc_act(options, "rtn");
+  refuse_guided(options, "rtn");
 }
 
 void check_gptq(const MethodOptions& options) {
@@ -28,6 +38,7 @@ Calibration gptq_calibration(const MethodOptions& options) {
 
 void check_awq(const MethodOptions& options) {
   refuse_desc_act(options, "awq");
+  refuse_guided(options, "awq");
 }
 
 /// Version 1 of the format cannot hold a zero point of 0, which asymmetric grids need.
@@ -41,6 +52,7 @@ std::string_view awq_format(const MethodOptions& options) {
 }
 
 void check_fp8(const MethodOptions& options) {
+  refuse_guided(options, "fp8");
   const Fp8Options& fp8 = options.fp8;
   if (fp8.granularity == weights::Fp8Granularity::PerBlock && fp8.activations == ActivationScheme::Static) {
     throw Error(ErrorCode::InvalidArgument,
@@ -66,6 +78,10 @@ std::string_view fp8_format(const MethodOptions&) {
 void check_squeezellm(const MethodOptions& options) {
   if (options.grid.bits != 3 && options.grid.bits != 4) {
     throw Error(ErrorCode::InvalidArgument, fmt::format("--bits {}: SqueezeLLM has 3 and 4", options.grid.bits));
+  }
+  if (options.guidance == Guidance::EndLoss && options.squeezellm.sensitivity == Sensitivity::Hessian) {
+    throw Error(ErrorCode::InvalidArgument,
+                "--guided looks at the end loss, --sensitivity hessian does not; leave one out");
   }
   // Beyond this a value and its column take more room than the codes they stand in for.
   constexpr double kMostSparsity = 0.05;

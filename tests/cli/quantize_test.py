@@ -49,6 +49,27 @@ class Quantize(unittest.TestCase):
         self.assertEqual(ours[1], guides[1])
         self.assertEqual((ours[1]["bits"], ours[1]["group_size"], ours[1]["sym"]), (4, 32, False))
 
+    def test_guided_gptq_is_written_in_every_format_that_holds_it(self):
+        (self.folder / "text.txt").write_text("the end loss says what matters; " * 60)
+        common = [self.model, "--method", "gptq", "--group-size", "32", "--calibration", self.folder / "text.txt",
+                  "--samples", "8", "--seq-len", "64"]
+        for flags, method in [(["--guided", "--asym", "--format", "autoawq"], "awq"), (["--guided", "--sym"], "gptq"),
+                              (["--quality", "best", "--asym"], "gptq"),
+                              (["--guided", "--format", "compressed-tensors"], "compressed-tensors")]:
+            code, config, message = self.quantize(*common, *flags)
+            self.assertEqual(code, 0, (flags, message))
+            self.assertEqual(config["quant_method"], method, flags)
+
+    def test_guided_is_refused_where_it_has_no_meaning(self):
+        for flags, part in [(["--method", "awq", "--guided"], "--method gptq --guided --asym"),
+                            (["--method", "rtn", "--guided"], "not with rtn"),
+                            (["--method", "fp8", "--guided"], "not with fp8"),
+                            (["--method", "gptq", "--guided", "--desc-act"], "leave --desc-act out"),
+                            (["--method", "squeezellm", "--guided", "--sensitivity", "hessian"], "leave one out")]:
+            code, config, message = self.quantize(self.model, *flags)
+            self.assertEqual((code, config), (1, None), flags)
+            self.assertIn(part, message)
+
     def test_switches_take_a_value_or_none(self):
         common = ["--method", "rtn", "--group-size", "32"]
         for flags, sym in [(["--zero_point", "True", self.model], False), (["--zero_point=false", self.model], True),

@@ -55,8 +55,9 @@ inline RandomGroupedInt make_random_grouped_int(const GroupedIntShape& shape, st
                w.codes.matrix<std::uint8_t>().row_span(o));
   }
   w.scales = Tensor::empty(DType::F16, {w.out_features, num_groups});
+  // Of both signs, as guided rounding makes them.
   std::uniform_real_distribution<float> scale(0.001f, 0.1f);
-  for (Half& value : w.scales.span<Half>()) value = to_half(scale(random));
+  for (Half& value : w.scales.span<Half>()) value = to_half(random() % 4 == 0 ? -scale(random) : scale(random));
   w.zeros = Tensor::empty(DType::I16, {w.out_features, num_groups});
   std::uniform_int_distribution<int> zero(shape.smallest_zero, num_codes - 1);
   for (std::int16_t& value : w.zeros.span<std::int16_t>()) value = static_cast<std::int16_t>(zero(random));

@@ -40,6 +40,7 @@ struct QuantizeFlags {
   std::string desc_act;
   std::string rounding = "nearest";
   bool guided = false;
+  std::string quality = "standard";
   std::string labels = "sampled";
   std::string fisher = "token";
   std::string weight_strategy = "channel";
@@ -136,6 +137,17 @@ quantize::LossOptions loss_options(const QuantizeFlags& flags) {
   return options;
 }
 
+/// What costs time only: the end loss as a guide where the method can follow it, GPTQ's rounding for AWQ.
+void choose_best(quantize::MethodOptions& options, const quantize::Method& method) {
+  if (method.name == "gptq" || method.name == "squeezellm") {
+    options.guidance = quantize::Guidance::EndLoss;
+  } else if (method.name == "awq") {
+    options.rounding = quantize::Rounding::Gptq;
+  } else {
+    log::warning("--quality best: {} has nothing better to offer", method.name);
+  }
+}
+
 quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   quantize::PipelineOptions options = flags.pipeline;
   options.model = hub::resolve_model(flags.model.empty() ? flags.model_option : flags.model);
@@ -148,8 +160,9 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   options.method_options.group_index =
       parse_switch(flags.desc_act) == true ? quantize::GroupIndex::DescAct : quantize::GroupIndex::Trivial;
   if (flags.guided) options.method_options.guidance = quantize::Guidance::EndLoss;
+  if (flags.quality == "best") choose_best(options.method_options, method);
   options.method_options.loss = loss_options(flags);
-  options.method_options.rounding = flags.rounding == "gptq" ? quantize::Rounding::Gptq : quantize::Rounding::Nearest;
+  if (flags.rounding == "gptq") options.method_options.rounding = quantize::Rounding::Gptq;
   if (method.calibration(options.method_options) == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
   }
@@ -203,18 +216,21 @@ void register_integer_flags(CLI::App& command, QuantizeFlags& flags) {
       add_switch(command, "--zero_point,--zero-point", flags.zero_point, "as --asym; false: as --sym"),
       add_switch(command, "--desc_act,--desc-act", flags.desc_act,
                  "GPTQ: groups of columns by falling importance (writes g_idx)"),
-      command
-          .add_option("--damp-percent", method.damp_percent,
-                      "GPTQ: part of the mean diagonal that is added to the Hessian")
-          ->capture_default_str(),
       command.add_option("--rounding", flags.rounding, "AWQ: codes by rounding to nearest or by GPTQ")
           ->check(CLI::IsMember({"nearest", "gptq"}))
           ->capture_default_str()};
 }
 
 void register_loss_flags(CLI::App& command, QuantizeFlags& flags) {
+  command.add_option("--quality", flags.quality, "best: --guided where the method has it, --rounding gptq for AWQ")
+      ->check(CLI::IsMember({"standard", "best"}))
+      ->capture_default_str();
   command.add_flag("--guided", flags.guided,
-                   "GPTQ: errors weighted by what they do to the end loss (a backward pass), then coordinate descent");
+                   "GPTQ, SqueezeLLM: errors weighted by what they do to the end loss, then coordinate descent");
+  command
+      .add_option("--damp-percent", flags.pipeline.method_options.damp_percent,
+                  "GPTQ and --guided: part of the mean diagonal that is added to the Hessian")
+      ->capture_default_str();
   command.add_option("--labels", flags.labels, "of the end loss: drawn from the model, or the text's next tokens")
       ->check(CLI::IsMember({"sampled", "text"}))
       ->capture_default_str();
