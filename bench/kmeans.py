@@ -2,10 +2,11 @@
 """nibble's exact weighted k-means beside scikit-learn's, as the SqueezeLLM reference calls it: k-means++ once, at most
 50 iterations, one row after another. One thread each, CPU time, the same rows, in one run.
 
-usage: bench/kmeans.py [--rows N]     needs numpy and scikit-learn
+usage: bench/kmeans.py [--rows N] [--json FILE --machine TEXT]     needs numpy and scikit-learn
 """
 
 import argparse
+import json
 import pathlib
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ import time
 import warnings
 
 import numpy
+import sklearn
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
@@ -59,7 +61,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nibble-kmeans", default="build/release/bin/nibble_kmeans")
     parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--json", type=pathlib.Path, help="write the record there too")
+    parser.add_argument("--machine", default="", help="its description in the record")
     arguments = parser.parse_args()
+    records = []
     warnings.filterwarnings("ignore")  # fewer distinct points than clusters, no convergence
     print("| inputs | centers | nibble ms a row | scikit-learn ms a row | times faster | error, scikit-learn = 1 "
           "| largest of a row |")
@@ -74,6 +79,17 @@ def main():
             print(f"| {size} | {centers} | {1000 * our_seconds / arguments.rows:.3f} "
                   f"| {1000 * their_seconds / arguments.rows:.1f} | {their_seconds / our_seconds:.0f} "
                   f"| {ratio.mean():.3f} | {ratio.max():.6f} |")
+            records.append({
+                "shape": f"row of {size}", "method": f"k-means, {centers} centers", "phase": "quantize",
+                "value": round(1000 * our_seconds / arguments.rows, 4), "unit": "CPU ms a row", "ceiling": None,
+                "ratio": round(their_seconds / our_seconds, 1), "error_ratio": round(float(ratio.mean()), 4),
+                "peer": {"name": f"scikit-learn {sklearn.__version__}",
+                         "value": round(1000 * their_seconds / arguments.rows, 3)}})
+    if arguments.json:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        record = {"machine": arguments.machine, "command": f"bench/kmeans.py --rows {arguments.rows}", "commit": commit,
+                  "threads": 1, "limits": {}, "rows": records}
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ std::string describe(const LoadedModel& model, const models::ModelConfig& config
   std::string method = "not quantized";
   if (const auto& quantization = model.checkpoint->quantization()) {
     method = quantization->method;
-    if (method != "fp8") method += fmt::format(" {} bit group {}", quantization->bits, quantization->group_size);
+    if (method != "fp8") method += fmt::format(" {} bit", quantization->bits);
+    if (quantization->group_size > 0 && method != "fp8") method += fmt::format(" group {}", quantization->group_size);
   } else if (quantizes_to_fp8(*model.checkpoint, options)) {
     method = "fp8 made at load";
   }
