@@ -10,15 +10,15 @@ again, and prints one line of JSON. FLAGs go to nibble; default: --method gptq.
 
 import argparse
 import json
+import math
 import os
 import pathlib
+import random
 import resource
 import shutil
 import struct
 import subprocess
 import time
-
-import numpy
 
 SHAPES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32},
@@ -52,28 +52,33 @@ def byte_tokenizer():
             "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
 
 
+def random_halves(count):
+    """Random signs and mantissas, one exponent: magnitudes of 1/64 to 1/32, as trained layers have."""
+    values = bytearray(os.urandom(2 * count))
+    values[1::2] = values[1::2].translate(bytes(byte & 0x83 | 9 << 2 for byte in range(256)))
+    return values
+
+
 def write_model(folder, shape, num_layers):
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": num_layers,
               "vocab_size": VOCABULARY, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
               "tie_word_embeddings": True, "torch_dtype": "float16", **SHAPES[shape]}
     shapes, header, offset = tensor_shapes(config), {}, 0
     for name, size in shapes.items():
-        end = offset + 2 * int(numpy.prod(size))
+        end = offset + 2 * math.prod(size)
         header[name + ".weight"] = {"dtype": "F16", "shape": size, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     folder.mkdir(parents=True)
-    generator = numpy.random.default_rng(1)
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for size in shapes.values():
             if len(size) == 1:
-                file.write(numpy.ones(size, numpy.float16).tobytes())
+                file.write(struct.pack("<e", 1.0) * size[0])
                 continue
-            for row in range(0, size[0], 1024):
-                rows = min(1024, size[0] - row)
-                file.write((0.02 * generator.standard_normal((rows, size[1]), numpy.float32)).astype(numpy.float16).tobytes())
+            for first in range(0, math.prod(size), 1 << 24):
+                file.write(random_halves(min(1 << 24, math.prod(size) - first)))
     (folder / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -92,7 +97,8 @@ def main():
     if not model.exists():
         write_model(model, options.shape, options.layers)
     text = options.work / "text.txt"
-    text.write_bytes(numpy.random.default_rng(2).integers(97, 123, options.samples * options.seq_len + 1).astype(numpy.uint8))
+    letters = random.Random(2).choices("abcdefghijklmnopqrstuvwxyz", k=options.samples * options.seq_len + 1)
+    text.write_text("".join(letters))
     start = time.monotonic()
     done = subprocess.run([options.nibble, "quantize", model, "--output", output, "--calibration", text,
                            "--samples", str(options.samples), "--seq-len", str(options.seq_len), *options.flags],

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "formats/fused_names.h"
 #include "formats/transpose.h"
 
 namespace nibble::formats {
@@ -101,6 +102,18 @@ QuantizationConfig parse_awq_config(const Json& raw) {
   return config;
 }
 
+/// Entries are substrings of names: one that stands in the name of a quantized module would unquantize it.
+void expect_no_quantized_match(const QuantizationConfig& config) {
+  for (const ModuleScheme& module : config.modules) {
+    for (const std::string& kept : config.modules_to_not_convert) {
+      if (module.module.find(kept) == std::string::npos) continue;
+      throw Error(ErrorCode::Unsupported,
+                  fmt::format("{}: is quantized, but readers would match it with '{}' of modules_to_not_convert",
+                              module.module, kept));
+    }
+  }
+}
+
 Json make_awq_config(const QuantizationConfig& config) {
   for (const ModuleScheme& module : config.modules) {
     if (module.group_size == config.group_size) continue;
@@ -110,7 +123,10 @@ Json make_awq_config(const QuantizationConfig& config) {
   }
   Json json{{"quant_method", "awq"},     {"bits", config.bits}, {"group_size", config.group_size},
             {"zero_point", !config.sym}, {"version", "gemm"},   {"modules_to_not_convert", nullptr}};
-  if (!config.modules_to_not_convert.empty()) json["modules_to_not_convert"] = config.modules_to_not_convert;
+  if (!config.modules_to_not_convert.empty()) {
+    json["modules_to_not_convert"] = with_fused_names(config.modules_to_not_convert);
+    expect_no_quantized_match(config);
+  }
   return json;
 }
 

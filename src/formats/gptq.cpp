@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "core/log.h"
+#include "formats/fused_names.h"
 #include "formats/pattern.h"
 #include "formats/transpose.h"
 
@@ -231,13 +233,19 @@ std::string escape_regex(std::string_view text) {
 /// GPTQModel's rules for modules that stay float, and for those that differ from the rest.
 Json make_dynamic_rules(const QuantizationConfig& config) {
   Json rules = Json::object();
-  for (const std::string& module : config.modules_to_not_convert) {
+  for (const std::string& module : with_fused_names(config.modules_to_not_convert)) {
     rules["-:^" + escape_regex(module) + "$"] = Json::object();
   }
   for (const ModuleScheme& module : config.modules) {
-    // A single module may be symmetric by chance, or have its columns in order: its tensors say so.
-    if (module.bits == config.bits && module.group_size == config.group_size) continue;
-    rules["+:^" + escape_regex(module.module) + "$"] = {{"bits", module.bits}, {"group_size", module.group_size}};
+    // A single module may be symmetric by chance, or have its columns in order: its tensors say so. But readers that
+    // trust `sym` do not look at zero points.
+    const bool needs_zeros = config.sym && !module.sym;
+    if (module.bits == config.bits && module.group_size == config.group_size && !needs_zeros) continue;
+    Json rule{{"bits", module.bits}, {"group_size", module.group_size}};
+    if (needs_zeros) rule["sym"] = false;
+    for (const std::string& name : with_fused_names(std::span(&module.module, 1))) {
+      rules["+:^" + escape_regex(name) + "$"] = rule;
+    }
   }
   return rules;
 }

@@ -1,6 +1,7 @@
 #include "quantize/calibration.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -102,9 +103,15 @@ std::vector<std::int64_t> draw(std::int64_t num_windows, std::int64_t count, std
 
 CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
                                 int num_threads) {
-  if (options.source == "self") return write_own_samples(checkpoint.path(), options, num_threads);
+  if (options.sources.front() == "self") return write_own_samples(checkpoint.path(), options, num_threads);
   const auto tokenizer = load_tokenizer(checkpoint);
-  return draw_samples(tokenize_file(options.source, checkpoint, *tokenizer), options);
+  std::vector<std::vector<std::int32_t>> files;
+  for (const std::string& source : options.sources) files.push_back(tokenize_file(source, checkpoint, *tokenizer));
+  return draw_samples(files, options);
+}
+
+std::string describe_sources(const CalibrationOptions& options) {
+  return fmt::format("{}", fmt::join(options.sources, ", "));
 }
 
 std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const formats::Checkpoint& checkpoint,
@@ -114,24 +121,32 @@ std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const
   return tokenizer.encode(text);
 }
 
-CalibrationSamples draw_samples(std::span<const std::int32_t> tokens, const CalibrationOptions& options) {
-  const auto num_tokens = static_cast<std::int64_t>(tokens.size());
-  const std::int64_t num_windows = num_tokens / options.seq_len;
+CalibrationSamples draw_samples(std::span<const std::vector<std::int32_t>> files, const CalibrationOptions& options) {
+  std::int64_t num_tokens = 0;
+  std::vector<std::span<const std::int32_t>> windows;
+  const auto seq_len = static_cast<std::size_t>(options.seq_len);
+  for (const std::vector<std::int32_t>& file : files) {
+    num_tokens += static_cast<std::int64_t>(file.size());
+    for (std::size_t end = seq_len; end <= file.size(); end += seq_len) {
+      windows.push_back(std::span(file).subspan(end - seq_len, seq_len));
+    }
+  }
+  const auto num_windows = static_cast<std::int64_t>(windows.size());
   if (num_windows == 0) {
     throw Error(ErrorCode::InvalidArgument,
                 fmt::format("{}: {} tokens are less than one sample of {}; give more text or a smaller --seq-len",
-                            options.source, num_tokens, options.seq_len));
+                            describe_sources(options), num_tokens, options.seq_len));
   }
   CalibrationSamples samples;
   samples.seq_len = options.seq_len;
   samples.num_samples = std::min(num_windows, options.num_samples);
   if (samples.num_samples < options.num_samples) {
-    log::warning("{}: {} tokens give {} samples of {}, not the {} asked for", options.source, num_tokens,
+    log::warning("{}: {} tokens give {} samples of {}, not the {} asked for", describe_sources(options), num_tokens,
                  samples.num_samples, options.seq_len, options.num_samples);
   }
-  for (const std::int64_t window : draw(num_windows, samples.num_samples, options.seed)) {
-    const auto first = tokens.begin() + window * options.seq_len;
-    samples.tokens.insert(samples.tokens.end(), first, first + options.seq_len);
+  for (const std::int64_t idx : draw(num_windows, samples.num_samples, options.seed)) {
+    const auto window = windows[static_cast<std::size_t>(idx)];
+    samples.tokens.insert(samples.tokens.end(), window.begin(), window.end());
   }
   return samples;
 }

@@ -13,7 +13,7 @@
 namespace nibble::quantize {
 
 struct CalibrationOptions {
-  std::string source = "self";  // a .txt or .jsonl file, or "self": the model writes its own samples
+  std::vector<std::string> sources = {"self"};  // .txt and .jsonl files, or "self": the model writes its own samples
   std::int64_t num_samples = 128;
   std::int64_t seq_len = 512;
   std::uint64_t seed = 0;
@@ -29,10 +29,14 @@ struct CalibrationSamples {
   }
 };
 
-/// Cuts `tokens` into windows of seq_len and draws num_samples of them without replacement, in the order of the text;
-/// the draw depends on the seed alone. Fewer windows than asked for: all of them, with a warning.
-/// Errors: InvalidArgument naming `source` where not even one window is full.
-CalibrationSamples draw_samples(std::span<const std::int32_t> tokens, const CalibrationOptions& options);
+/// "a.txt, b.jsonl"
+std::string describe_sources(const CalibrationOptions& options);
+
+/// Cuts each of the token streams `files` into windows of seq_len, none of which spans two, and draws num_samples of
+/// all windows without replacement, in the order of the text; the draw depends on the seed alone. Fewer windows than
+/// asked for: all of them, with a warning. Errors: InvalidArgument naming the sources where not even one window is
+/// full.
+CalibrationSamples draw_samples(std::span<const std::vector<std::int32_t>> files, const CalibrationOptions& options);
 
 /// All of a file's text, tokenized once. A .jsonl file holds an object a line, {"text": …} or {"messages": […]};
 /// messages go through the model's chat template. Any other file is plain text. Errors: NotFound; InvalidArgument with
@@ -45,7 +49,7 @@ std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const
 CalibrationSamples write_own_samples(const std::filesystem::path& model, const CalibrationOptions& options,
                                      int num_threads);
 
-/// From a file or from the model itself, as `options.source` says.
+/// From files or from the model itself, as `options.sources` says.
 CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
                                 int num_threads);
 

@@ -30,14 +30,15 @@ double fisher_error(const Tensor& weight, const Tensor& quantized, const Tensor&
 }  // namespace
 
 LossPipeline::LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
-                           backend::Backend& backend, Quantizer& quantizer, const CalibrationSamples& samples,
+                           backend::Backend& backend, StageQuantizers& quantizers, const CalibrationSamples& samples,
                            const std::filesystem::path& block_inputs)
     : checkpoint_(checkpoint),
       plan_(plan),
       options_(options),
       backend_(backend),
-      quantizer_(quantizer),
-      walk_(checkpoint, plan, backend, samples, options.method_options.loss, quantizer.loss_needs(), block_inputs) {}
+      quantizers_(quantizers),
+      walk_(checkpoint, plan, backend, samples, options.method_options.loss, quantizers.for_blocks().loss_needs(),
+            block_inputs) {}
 
 void LossPipeline::forward() {
   log::info("the float model's loss on the calibration tokens: {:.4f} nats a token", walk_.forward());
@@ -52,8 +53,9 @@ JournalEntry LossPipeline::quantize_block(std::int64_t block_idx, Output& output
   for (std::size_t s = block.stages.size(); s-- > 0;) {
     const std::vector<FloatLinear>& linears = block.stages[s];
     expect_finite(statistics[s], linears);
-    const auto quantized = quantize_stage(linears, statistics[s]);
-    output.add_stage(linears, quantized);
+    const StageChoice& choice = plan_.stages[static_cast<std::size_t>(block_idx)][s];
+    const auto quantized = quantize_stage(linears, statistics[s], choice);
+    output.add_stage(linears, quantized, choice);
     const std::size_t first_layer = entry.layers.size();
     for (std::size_t i = 0; i < linears.size(); ++i) {
       const LossStatistics& loss = statistics[s].linears[i];
@@ -61,7 +63,7 @@ JournalEntry LossPipeline::quantize_block(std::int64_t block_idx, Output& output
       LayerReport& layer = entry.layers.emplace_back(describe_layer(linears[i].name, linears[i].weight.matrix<float>(),
                                                                     quantized[i], dequantized.matrix<float>()));
       layer.output_error = error_of(linears[i].weight, dequantized, loss);
-      layer.rtn_error = error_of(linears[i].weight, rounded(linears[i].weight), loss);
+      layer.rtn_error = error_of(linears[i].weight, rounded(linears[i].weight, choice.options), loss);
     }
     share_time(std::span(entry.layers).subspan(first_layer), watch.lap());
   }
@@ -85,17 +87,18 @@ void LossPipeline::expect_finite(const StageLossStatistics& statistics, const st
 }
 
 std::vector<weights::LinearWeights> LossPipeline::quantize_stage(const std::vector<FloatLinear>& linears,
-                                                                 const StageLossStatistics& statistics) {
+                                                                 const StageLossStatistics& statistics,
+                                                                 const StageChoice& choice) {
+  if (choice.is_skipped) return keep_all_float(linears);
   try {
-    return quantizer_.quantize_by_loss(linears, statistics, backend_.pool());
+    return quantizers_.of(choice).quantize_by_loss(linears, statistics, backend_.pool());
   } catch (const Error& error) {
     throw error.in(linears.front().name);
   }
 }
 
-Tensor LossPipeline::rounded(const Tensor& weight) const {
+Tensor LossPipeline::rounded(const Tensor& weight, const MethodOptions& method) const {
   const auto matrix = weight.matrix<float>();
-  const MethodOptions& method = options_.method_options;
   // A codebook serves a whole row.
   const std::int64_t group_size =
       plan_.method->makes == Makes::GroupedInt ? method.group_size_of(matrix.cols) : matrix.cols;

@@ -13,6 +13,7 @@
 #include "quantize/pipeline.h"
 #include "quantize/plan.h"
 #include "quantize/quantizer.h"
+#include "quantize/stage_quantizers.h"
 
 namespace nibble::quantize {
 
@@ -22,7 +23,7 @@ class LossPipeline {
  public:
   /// References but `samples` outlive it. `block_inputs` is the walk's scratch file.
   LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
-               backend::Backend& backend, Quantizer& quantizer, const CalibrationSamples& samples,
+               backend::Backend& backend, StageQuantizers& quantizers, const CalibrationSamples& samples,
                const std::filesystem::path& block_inputs);
 
   void forward();
@@ -35,9 +36,9 @@ class LossPipeline {
   /// Errors: Corrupt, naming the linear.
   static void expect_finite(const StageLossStatistics& statistics, const std::vector<FloatLinear>& linears);
   std::vector<weights::LinearWeights> quantize_stage(const std::vector<FloatLinear>& linears,
-                                                     const StageLossStatistics& statistics);
+                                                     const StageLossStatistics& statistics, const StageChoice& choice);
   /// Round to nearest, for comparison.
-  Tensor rounded(const Tensor& weight) const;
+  Tensor rounded(const Tensor& weight, const MethodOptions& method) const;
   /// Relative, weighted by the end loss.
   double error_of(const Tensor& weight, const Tensor& quantized, const LossStatistics& statistics) const;
 
@@ -45,7 +46,7 @@ class LossPipeline {
   const Plan& plan_;
   const PipelineOptions& options_;
   backend::Backend& backend_;
-  Quantizer& quantizer_;
+  StageQuantizers& quantizers_;
   LossWalk walk_;
 };
 

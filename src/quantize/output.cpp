@@ -35,11 +35,14 @@ void Output::sync(JournalEntry& entry) {
   num_synced_schemes_ = schemes_.size();
 }
 
-void Output::add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized) {
+void Output::add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized,
+                       const StageChoice& choice) {
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const FloatLinear& linear = linears[i];
-    writer_.add_linear(linear.name, quantized[i], format_);
-    schemes_.push_back(formats::scheme_of(linear.name, quantized[i], options_.method_options.group_size));
+    writer_.add_linear(linear.name, quantized[i], choice.is_skipped ? "dense" : format_);
+    if (!choice.is_skipped) {
+      schemes_.push_back(formats::scheme_of(linear.name, quantized[i], choice.options.group_size));
+    }
     if (!linear.bias.is_empty()) add_half(linear.name + ".bias", linear.bias);
     written_.insert({linear.name + ".weight", linear.name + ".bias"});
   }
@@ -101,7 +104,21 @@ void Output::add_half(const std::string& name, TensorView tensor) {
 formats::QuantizationConfig Output::make_quantization() const {
   formats::QuantizationConfig quantization = make_method_quantization();
   quantization.modules = schemes_;
+  for (std::string& module : skipped_modules()) quantization.modules_to_not_convert.push_back(std::move(module));
   return quantization;
+}
+
+std::vector<std::string> Output::skipped_modules() const {
+  std::vector<std::string> modules;
+  for (std::size_t b = 0; b < plan_.blocks.size(); ++b) {
+    for (std::size_t s = 0; s < plan_.stages[b].size(); ++s) {
+      if (!plan_.stages[b][s].is_skipped) continue;
+      for (const std::string& linear : plan_.blocks[b].stages[s].linears) {
+        modules.push_back(plan_.blocks[b].module_name(linear));
+      }
+    }
+  }
+  return modules;
 }
 
 formats::QuantizationConfig Output::make_method_quantization() const {

@@ -18,7 +18,9 @@ class Output {
  public:
   Output(const formats::Checkpoint& source, const Plan& plan, const PipelineOptions& options, const Journal& journal);
 
-  void add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized);
+  /// `choice` says how the stage was quantized.
+  void add_stage(const std::vector<FloatLinear>& linears, const std::vector<weights::LinearWeights>& quantized,
+                 const StageChoice& choice);
   /// k_scale and v_scale beside `o_proj`, the linear that reads attention.
   void add_kv_scales(const FloatLinear& o_proj, const StageInputs& inputs);
   /// The block's norms, whether scales were folded into them or not.
@@ -40,6 +42,7 @@ class Output {
   formats::QuantizationConfig grouped_int_config() const;
   formats::QuantizationConfig fp8_config() const;
   formats::QuantizationConfig codebook_config() const;
+  std::vector<std::string> skipped_modules() const;
   Json make_config(const formats::QuantizationConfig& quantization) const;
 
   const formats::Checkpoint& source_;

@@ -16,6 +16,7 @@
 #include "core/progress.h"
 #include "quantize/activation_stream.h"
 #include "quantize/calibration_linear.h"
+#include "quantize/coverage.h"
 #include "quantize/journal.h"
 #include "quantize/loss_pipeline.h"
 #include "quantize/output.h"
@@ -26,6 +27,7 @@
 #include "quantize/rtn.h"
 #include "quantize/run_identity.h"
 #include "quantize/saved_samples.h"
+#include "quantize/stage_quantizers.h"
 #include "quantize/stream_states.h"
 
 namespace nibble::quantize {
@@ -66,7 +68,7 @@ class Pipeline {
         plan_(plan),
         options_(options),
         calibration_(plan.method->calibration(options.method_options)),
-        quantizer_(plan.method->make(options.method_options)) {
+        quantizers_(*plan.method, options.method_options) {
     backend_ = backend::make_backend(options.device,
                                      {.precision = backend::Precision::Exact, .num_threads = options.num_threads});
   }
@@ -85,6 +87,7 @@ class Pipeline {
     Output output(checkpoint_, plan_, options_, journal);
     if (!is_written) {
       calibration_ == Calibration::Loss ? quantize_by_loss(journal, output) : quantize_blocks(journal, output);
+      coverage_.report();
       output.add_rest();
       JournalEntry last{.is_last = true};
       output.sync(last);
@@ -105,7 +108,8 @@ class Pipeline {
       if (journal.find_block(spec.prefix) != nullptr) {
         output.skip(spec);
       } else {
-        record(quantize_block(load_float_block(checkpoint_, spec), output), output, journal);
+        const std::vector<StageChoice>& choices = plan_.stages[static_cast<std::size_t>(num_done)];
+        record(quantize_block(load_float_block(checkpoint_, spec), choices, output), output, journal);
       }
       progress.update(++num_done);
     }
@@ -124,7 +128,8 @@ class Pipeline {
   CalibrationSamples draw_samples(Journal& journal) const {
     CalibrationSamples samples = make_saved_samples(checkpoint_, options_.calibration, options_.num_threads, journal);
     log::info("calibrating with {} samples of {} tokens from {}, seed {}", samples.num_samples, samples.seq_len,
-              options_.calibration.source, options_.calibration.seed);
+              describe_sources(options_.calibration), options_.calibration.seed);
+    warn_of_poor_samples(samples, resources_.widest_input, plan_.config.vocab_size);
     return samples;
   }
 
@@ -161,7 +166,7 @@ class Pipeline {
   /// The forward pass, or what an earlier run has kept of it.
   void start_loss(const CalibrationSamples& samples, Journal& journal) {
     constexpr const char* kBlockInputs = "block-inputs";
-    loss_ = std::make_unique<LossPipeline>(checkpoint_, plan_, options_, *backend_, *quantizer_, samples,
+    loss_ = std::make_unique<LossPipeline>(checkpoint_, plan_, options_, *backend_, quantizers_, samples,
                                            journal.state_path(kBlockInputs));
     states_.emplace(
         journal, [this](const auto& file) { loss_->walk().save(file); },
@@ -190,11 +195,11 @@ class Pipeline {
     return {block.spec, backend_->make_vector(block.input_norm), backend_->make_vector(block.post_attention_norm)};
   }
 
-  JournalEntry quantize_block(FloatBlock block, Output& output) {
+  JournalEntry quantize_block(FloatBlock block, const std::vector<StageChoice>& choices, Output& output) {
     JournalEntry entry{.block = block.spec.prefix};
     std::vector<std::vector<double>> rtn_errors;  // [stages][linears], where the method looks at the float block first
     Stopwatch watch;
-    if (calibration_ == Calibration::Block) rtn_errors = rescale(block);
+    if (calibration_ == Calibration::Block) rtn_errors = rescale(block, choices);
     output.add_norms(block);
     models::DecoderBlock decoder = make_block(block);
     StageInputs inputs;
@@ -202,8 +207,9 @@ class Pipeline {
     for (std::size_t s = 0; s < block.stages.size(); ++s) {
       const std::vector<FloatLinear>& linears = block.stages[s];
       if (stream_) expect_finite(inputs, linears);
-      const auto quantized = quantize_stage(linears, inputs);
-      output.add_stage(linears, quantized);
+      coverage_.add(linears, inputs);
+      const auto quantized = quantize_stage(linears, inputs, choices[s]);
+      output.add_stage(linears, quantized, choices[s]);
       if (options_.method_options.fp8.kv_cache_scales == KvCacheScales::Calibrated &&
           block.spec.stages[s].prepare == models::Prepare::Attention) {
         output.add_kv_scales(linears.front(), inputs);
@@ -215,7 +221,7 @@ class Pipeline {
             linears[i].name, linears[i].weight.matrix<float>(), quantized[i], dequantized[i].matrix<float>()));
         if (inputs.gram.is_empty()) continue;
         layer.output_error = error_of(linears[i], dequantized[i], inputs);
-        layer.rtn_error = rtn_errors.empty() ? error_of_rtn(linears[i], inputs) : rtn_errors[s][i];
+        layer.rtn_error = rtn_errors.empty() ? error_of_rtn(linears[i], inputs, choices[s].options) : rtn_errors[s][i];
       }
       if (stream_) {
         decoder.set_linear(s, make_calibration_linear(linears, dequantized, backend_->pool()));
@@ -235,7 +241,7 @@ class Pipeline {
 
   /// The float block's own pass, and what the method does with it. Returns what rounding its weights to nearest would
   /// cost, [stages][linears].
-  std::vector<std::vector<double>> rescale(FloatBlock& block) {
+  std::vector<std::vector<double>> rescale(FloatBlock& block, const std::vector<StageChoice>& choices) {
     models::DecoderBlock decoder = make_block(block);
     for (std::size_t s = 0; s < block.stages.size(); ++s) {
       decoder.set_linear(s, make_calibration_linear(block.stages[s], backend_->pool()));
@@ -244,16 +250,19 @@ class Pipeline {
     std::vector<std::vector<double>> rtn_errors(block.stages.size());
     for (std::size_t s = 0; s < block.stages.size(); ++s) {
       expect_finite(inputs[s], block.stages[s]);
-      for (const FloatLinear& linear : block.stages[s]) rtn_errors[s].push_back(error_of_rtn(linear, inputs[s]));
+      for (const FloatLinear& linear : block.stages[s]) {
+        rtn_errors[s].push_back(error_of_rtn(linear, inputs[s], choices[s].options));
+      }
     }
-    quantizer_->rescale(block, inputs, backend_->pool());
+    quantizers_.for_blocks().rescale(block, inputs, backend_->pool());
     return rtn_errors;
   }
 
-  std::vector<weights::LinearWeights> quantize_stage(const std::vector<FloatLinear>& linears,
-                                                     const StageInputs& inputs) {
+  std::vector<weights::LinearWeights> quantize_stage(const std::vector<FloatLinear>& linears, const StageInputs& inputs,
+                                                     const StageChoice& choice) {
+    if (choice.is_skipped) return keep_all_float(linears);
     try {
-      return quantizer_->quantize(linears, inputs, backend_->pool());
+      return quantizers_.of(choice).quantize(linears, inputs, backend_->pool());
     } catch (const Error& error) {
       throw error.in(linears.front().name);
     }
@@ -270,9 +279,8 @@ class Pipeline {
                         backend_->pool());
   }
 
-  double error_of_rtn(const FloatLinear& linear, const StageInputs& inputs) const {
+  double error_of_rtn(const FloatLinear& linear, const StageInputs& inputs, const MethodOptions& method) const {
     const auto weight = linear.weight.matrix<float>();
-    const MethodOptions& method = options_.method_options;
     // A codebook serves a whole row.
     const std::int64_t group_size =
         plan_.method->makes == Makes::GroupedInt ? method.group_size_of(weight.cols) : weight.cols;
@@ -307,10 +315,11 @@ class Pipeline {
   const Plan& plan_;
   const PipelineOptions& options_;
   Calibration calibration_;
-  std::unique_ptr<Quantizer> quantizer_;
+  StageQuantizers quantizers_;
   std::unique_ptr<backend::Backend> backend_;
   Resources resources_;
   std::int64_t max_memory_ = 0;
+  ActivationCoverage coverage_;
   std::unique_ptr<backend::Rope> rope_;
   std::unique_ptr<ActivationStream> stream_;  // where the method calibrates
   std::unique_ptr<LossPipeline> loss_;        // where it looks at the end loss

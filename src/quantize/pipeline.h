@@ -9,6 +9,7 @@
 
 #include "quantize/calibration.h"
 #include "quantize/journal.h"
+#include "quantize/layer_choice.h"
 #include "quantize/layer_report.h"
 #include "quantize/quantizer.h"
 
@@ -21,6 +22,8 @@ struct PipelineOptions {
   std::string method;
   std::string format;  // as formats/registry.cpp names it; empty: the method's own
   MethodOptions method_options;
+  std::vector<std::string> skip_layers;        // patterns of linears that stay float (layer_choice.h)
+  std::vector<LayerOverride> layer_overrides;  // what single linears have of their own
   CalibrationOptions calibration;
   std::vector<std::string> arguments;  // the flags as typed, for the report: whoever repeats them gets the same bytes
   std::string device = "auto";         // computes attention and norms of the calibration passes: auto, cpu, reference

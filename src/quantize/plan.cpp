@@ -19,19 +19,6 @@ struct LayerShape {
   std::int64_t in_features = 0;
 };
 
-std::vector<LayerShape> layer_shapes(const std::vector<models::BlockSpec>& blocks) {
-  std::vector<LayerShape> layers;
-  for (const models::BlockSpec& block : blocks) {
-    for (const models::Stage& stage : block.stages) {
-      for (const std::string& relative : stage.linears) {
-        const Shape shape = models::linear_shape(block, relative);
-        layers.push_back({block.module_name(relative), shape[0], shape[1]});
-      }
-    }
-  }
-  return layers;
-}
-
 /// "a, b and 58 more"
 std::string list_names(const std::vector<LayerShape>& layers) {
   std::string text;
@@ -142,6 +129,63 @@ std::string choose_format(const Method& method, const PipelineOptions& options) 
   return std::string(format);
 }
 
+/// What the format and the method can hold of single layers' own schemes.
+void check_overrides(const Plan& plan, const PipelineOptions& options) {
+  for (const LayerOverride& override : options.layer_overrides) {
+    if (plan.method->makes != Makes::GroupedInt) {
+      throw Error(ErrorCode::InvalidArgument,
+                  fmt::format("--layer '{}': {} has one scheme for all layers; only rtn, gptq "
+                              "and awq take others",
+                              override.pattern, plan.method->name));
+    }
+    if (plan.format == "awq" &&
+        override.group_size.value_or(options.method_options.group_size) != options.method_options.group_size) {
+      throw Error(ErrorCode::InvalidArgument,
+                  fmt::format("--layer '{}': AWQ files have one group size for all layers; choose --format gptq_v2",
+                              override.pattern));
+    }
+    if (plan.format == "awq" &&
+        override.symmetry.value_or(options.method_options.grid.symmetry) != options.method_options.grid.symmetry) {
+      throw Error(ErrorCode::InvalidArgument,
+                  fmt::format("--layer '{}': AWQ files have zero points for all layers or for none; choose --format "
+                              "gptq_v2",
+                              override.pattern));
+    }
+  }
+}
+
+/// The layers that share a scheme, for each of them; skipped ones are left out.
+std::vector<std::pair<MethodOptions, std::vector<LayerShape>>> layers_by_choice(const Plan& plan) {
+  std::vector<std::pair<MethodOptions, std::vector<LayerShape>>> groups;
+  for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+    for (std::size_t s = 0; s < plan.stages[b].size(); ++s) {
+      const StageChoice& choice = plan.stages[b][s];
+      if (choice.is_skipped) continue;
+      auto group = std::ranges::find_if(groups, [&](const auto& other) {
+        return other.first.grid.bits == choice.options.grid.bits &&
+               other.first.group_size == choice.options.group_size &&
+               other.first.grid.symmetry == choice.options.grid.symmetry;
+      });
+      if (group == groups.end()) group = groups.insert(groups.end(), {choice.options, {}});
+      for (const std::string& relative : plan.blocks[b].stages[s].linears) {
+        const Shape shape = models::linear_shape(plan.blocks[b], relative);
+        group->second.push_back({plan.blocks[b].module_name(relative), shape[0], shape[1]});
+      }
+    }
+  }
+  return groups;
+}
+
+/// Errors: as make_plan.
+void check_layers(const Plan& plan, const MethodOptions& options, const std::vector<LayerShape>& layers) {
+  plan.method->check_options(options);
+  if (plan.method->makes == Makes::GroupedInt) {
+    check_format_holds(plan.format, options);
+    check_group_size(layers, options.group_size);
+  }
+  if (plan.method->makes != Makes::Fp8) check_shapes(layers, packing_of(options, plan.format));
+}
+
 void check_is_float(const formats::Checkpoint& checkpoint) {
   const auto& quantization = checkpoint.quantization();
   // Q8_0 and the like are read as what they dequantize to.
@@ -151,18 +195,22 @@ void check_is_float(const formats::Checkpoint& checkpoint) {
                           checkpoint.path().string(), quantization->method, quantization->bits));
 }
 
-void check_grid(const PipelineOptions& options) {
-  const std::int32_t bits = options.method_options.grid.bits;
+void check_grid(const MethodOptions& options) {
+  const std::int32_t bits = options.grid.bits;
   if (bits != 2 && bits != 3 && bits != 4 && bits != 8) {
     throw Error(ErrorCode::InvalidArgument, fmt::format("--bits {}: choose 2, 3, 4 or 8", bits));
   }
-  const double damp = options.method_options.damp_percent;
+  const double damp = options.damp_percent;
   if (!(damp >= 0 && damp <= 1)) {
     throw Error(ErrorCode::InvalidArgument, fmt::format("--damp-percent {}: choose 0 … 1, as in 0.01", damp));
   }
 }
 
 void check_calibration(const PipelineOptions& options) {
+  const std::vector<std::string>& sources = options.calibration.sources;
+  if (sources.size() > 1 && std::ranges::find(sources, "self") != sources.end()) {
+    throw Error(ErrorCode::InvalidArgument, "--calibration self does not go together with files");
+  }
   if (options.calibration.num_samples <= 0) throw Error(ErrorCode::InvalidArgument, "--samples must be positive");
   if (options.calibration.seq_len <= 1) throw Error(ErrorCode::InvalidArgument, "--seq-len must be at least 2");
 }
@@ -188,7 +236,7 @@ void check_output(const std::filesystem::path& output) {
 Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& options) {
   Plan plan;
   plan.method = &find_method(options.method);
-  if (plan.method->makes == Makes::GroupedInt) check_grid(options);
+  if (plan.method->makes == Makes::GroupedInt) check_grid(options.method_options);
   check_calibration(options);
   plan.method->check_options(options.method_options);
   plan.format = choose_format(*plan.method, options);
@@ -199,9 +247,16 @@ Plan make_plan(const formats::Checkpoint& checkpoint, const PipelineOptions& opt
   for (std::int64_t i = 0; i < plan.config.num_hidden_layers; ++i) {
     plan.blocks.push_back(plan.architecture->block(plan.config, i));
   }
-  const std::vector<LayerShape> layers = layer_shapes(plan.blocks);
-  if (plan.method->makes == Makes::GroupedInt) check_group_size(layers, options.method_options.group_size);
-  if (plan.method->makes != Makes::Fp8) check_shapes(layers, packing_of(options.method_options, plan.format));
+  plan.stages = choose_stages(plan.blocks, options.method_options, options.skip_layers, options.layer_overrides);
+  check_overrides(plan, options);
+  for (const auto& [method_options, layers] : layers_by_choice(plan)) {
+    try {
+      check_layers(plan, method_options, layers);
+    } catch (const Error& error) {
+      if (options.layer_overrides.empty()) throw;
+      throw error.in(list_names(layers));
+    }
+  }
   if (plan.method->calibration(options.method_options) != Calibration::None) check_seq_len(plan.config, options);
   return plan;
 }

@@ -17,6 +17,7 @@ struct Plan {
   models::ModelConfig config;
   const models::Architecture* architecture = nullptr;
   std::vector<models::BlockSpec> blocks;
+  std::vector<std::vector<StageChoice>> stages;  // what becomes of each block's stages
 };
 
 /// Errors: InvalidArgument and Unsupported: an unknown method; flags it cannot honour; bits, group sizes and shapes

@@ -155,17 +155,17 @@ Resources estimate_resources(const Plan& plan, const PipelineOptions& options) {
 
   Resources resources;
   resources.block_memory = kBaseMemory + block_memory(stages, calibration);
-  std::int64_t widest_input = 0;
   std::int64_t widths = 2 * spec.hidden_size;
   for (const StageShape& stage : stages) {
-    widest_input = std::max(widest_input, stage.in_features);
+    resources.widest_input = std::max(resources.widest_input, stage.in_features);
     widths += stage.in_features + stage.out_features;
     resources.output_disk += num_blocks * stored_bytes(stage, plan, method);
   }
   const bool has_loss = calibration == Calibration::Loss;
   resources.batch_memory = (has_loss ? 2 : 1) * batch_tokens * widths * kFloat;
   resources.hidden_memory = num_tokens * spec.hidden_size * kFloat;
-  resources.input_memory = has_loss || calibration == Calibration::None ? 0 : num_tokens * widest_input * kFloat;
+  resources.input_memory =
+      has_loss || calibration == Calibration::None ? 0 : num_tokens * resources.widest_input * kFloat;
   const std::int64_t tables = (plan.config.tie_word_embeddings ? 1 : 2) * plan.config.vocab_size * spec.hidden_size;
   if (has_loss) resources.batch_memory += plan.config.vocab_size * (spec.hidden_size + 1024) * kFloat;
   resources.output_disk += 2 * tables;

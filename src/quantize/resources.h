@@ -22,6 +22,7 @@ struct Resources {
   // Bytes of disk.
   std::int64_t output_disk = 0;   // the checkpoint
   std::int64_t scratch_disk = 0;  // states of the journal and of a backward pass
+  std::int64_t widest_input = 0;  // of any linear
   double flops = 0;               // of matrix products
 
   /// With all activations in memory, and with all that can be in scratch files.

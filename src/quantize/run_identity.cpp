@@ -84,9 +84,23 @@ Json identity_of_method(const PipelineOptions& options) {
           {"sparsity", sparsity}};
 }
 
+Json identity_of_layers(const PipelineOptions& options) {
+  Json identity = {{"skipped", options.skip_layers}};
+  for (const auto& [pattern, bits, group_size, symmetry] : options.layer_overrides) {
+    identity["overrides"].push_back({{"pattern", pattern},
+                                     {"bits", bits.value_or(0)},
+                                     {"group_size", group_size.value_or(0)},
+                                     {"sym", symmetry ? Json(*symmetry == Symmetry::Symmetric) : Json()}});
+  }
+  return identity;
+}
+
 Json identity_of_calibration(const CalibrationOptions& options) {
-  const auto& [source, num_samples, seq_len, seed] = options;
-  const std::string text = source == "self" ? source : "sha256 " + sha256_hex_of_file(source);
+  const auto& [sources, num_samples, seq_len, seed] = options;
+  std::string text;
+  for (const std::string& source : sources) {
+    text += (text.empty() ? "" : ", ") + (source == "self" ? source : "sha256 " + sha256_hex_of_file(source));
+  }
   return {{"text", text}, {"samples", num_samples}, {"seq_len", seq_len}, {"seed", seed}};
 }
 
@@ -97,6 +111,7 @@ Json run_identity(const formats::Checkpoint& checkpoint, const Plan& plan, const
                    {"method_version", plan.method->version},
                    {"method", identity_of_method(options)},
                    {"format", plan.format},
+                   {"layers", identity_of_layers(options)},
                    {"model", identity_of_model(checkpoint.path())}};
   if (plan.method->calibration(options.method_options) == Calibration::None) return identity;
   identity["calibration"] = identity_of_calibration(options.calibration);

@@ -28,7 +28,7 @@ CalibrationSamples read_samples(const std::filesystem::path& path, const Calibra
 
 CalibrationSamples make_saved_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
                                       int num_threads, Journal& journal) {
-  if (options.source != "self") return make_samples(checkpoint, options, num_threads);
+  if (options.sources.front() != "self") return make_samples(checkpoint, options, num_threads);
   if (journal.has_state(kState)) return read_samples(journal.state_path(kState), options);
   CalibrationSamples samples = make_samples(checkpoint, options, num_threads);
   AtomicFile file = AtomicFile::reopen(journal.state_path(kState), 0);

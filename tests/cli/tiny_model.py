@@ -19,8 +19,8 @@ def byte_tokenizer():
             "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
 
 
-def write_tiny_llama(folder, num_layers=1, hidden=64, intermediate=96, replace=None):
-    """FP16 weights; `replace` maps a tensor's name to the first of its values."""
+def write_tiny_llama(folder, num_layers=1, hidden=64, intermediate=96, replace=None, zero=()):
+    """FP16 weights; `replace` maps a tensor's name to the first of its values, those of `zero` are zero."""
     shapes = {"model.embed_tokens": [VOCABULARY, hidden], "model.norm": [hidden]}
     layer = {"input_layernorm": [hidden], "post_attention_layernorm": [hidden], "mlp.gate_proj": [intermediate, hidden],
              "mlp.up_proj": [intermediate, hidden], "mlp.down_proj": [hidden, intermediate]}
@@ -31,6 +31,8 @@ def write_tiny_llama(folder, num_layers=1, hidden=64, intermediate=96, replace=N
     for name, shape in shapes.items():
         count = shape[0] * (shape[1] if len(shape) == 2 else 1)
         numbers = [generator.gauss(0, 0.1) for _ in range(count)] if len(shape) == 2 else [1.0] * count
+        if name in zero:
+            numbers = [0.0] * count
         if replace and name in replace:
             numbers[0] = replace[name]
         begin = len(values)

@@ -5,6 +5,7 @@
 
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "core/file.h"
 #include "tiny_model.h"
@@ -20,12 +21,16 @@ std::vector<std::int32_t> counting(std::int32_t count) {
   return tokens;
 }
 
+std::vector<std::vector<std::int32_t>> files(std::vector<std::int32_t> one) {
+  return {std::move(one)};
+}
+
 CalibrationOptions options_of(std::int64_t num_samples, std::int64_t seq_len, std::uint64_t seed = 0) {
-  return {.source = "text.txt", .num_samples = num_samples, .seq_len = seq_len, .seed = seed};
+  return {.sources = {"text.txt"}, .num_samples = num_samples, .seq_len = seq_len, .seed = seed};
 }
 
 TEST(DrawSamples, AreDistinctWholeWindowsInTextOrder) {
-  const auto samples = draw_samples(counting(1005), options_of(20, 10, 5));
+  const auto samples = draw_samples(files(counting(1005)), options_of(20, 10, 5));
   ASSERT_EQ(samples.num_samples, 20);
   ASSERT_EQ(samples.tokens.size(), 200u);
   std::int32_t previous = -1;
@@ -39,16 +44,26 @@ TEST(DrawSamples, AreDistinctWholeWindowsInTextOrder) {
 }
 
 TEST(DrawSamples, DependOnTheSeedAlone) {
-  const auto tokens = counting(10000);
+  const auto tokens = files(counting(10000));
   EXPECT_EQ(draw_samples(tokens, options_of(8, 10, 1)).tokens, draw_samples(tokens, options_of(8, 10, 1)).tokens);
   EXPECT_NE(draw_samples(tokens, options_of(8, 10, 1)).tokens, draw_samples(tokens, options_of(8, 10, 2)).tokens);
 }
 
 TEST(DrawSamples, TakeEveryWindowOfAShortText) {
-  const auto samples = draw_samples(counting(35), options_of(128, 10));
+  const auto samples = draw_samples(files(counting(35)), options_of(128, 10));
   EXPECT_EQ(samples.num_samples, 3);
   EXPECT_EQ(samples.tokens, counting(30));
-  EXPECT_THROW(draw_samples(counting(9), options_of(128, 10)), Error);
+  EXPECT_THROW(draw_samples(files(counting(9)), options_of(128, 10)), Error);
+}
+
+TEST(DrawSamples, NoneSpansTwoFiles) {
+  std::vector<std::vector<std::int32_t>> two = {counting(25), counting(38)};
+  for (std::int32_t& token : two[1]) token += 1000;
+  const auto samples = draw_samples(two, options_of(128, 10));
+  ASSERT_EQ(samples.num_samples, 5);
+  EXPECT_EQ(samples.sample(1)[9], 19);
+  EXPECT_EQ(samples.sample(2)[0], 1000);
+  EXPECT_EQ(samples.sample(4)[9], 1029);
 }
 
 class TokenizeFileTest : public ::testing::Test {

@@ -30,7 +30,7 @@ class Fp8Test : public ::testing::Test {
     options.output = folder_ / output;
     options.method = "fp8";
     options.method_options.fp8 = fp8;
-    options.calibration = {.source = (folder_ / "text.txt").string(), .num_samples = 16, .seq_len = 64, .seed = 3};
+    options.calibration = {.sources = {(folder_ / "text.txt").string()}, .num_samples = 16, .seq_len = 64, .seed = 3};
     options.device = "reference";
     return options;
   }

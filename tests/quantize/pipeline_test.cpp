@@ -32,7 +32,7 @@ class PipelineTest : public ::testing::Test {
     options.method = method;
     options.method_options.grid.symmetry = find_method(method).default_symmetry;
     options.method_options.group_size = 32;
-    options.calibration = {.source = (folder_ / "text.txt").string(), .num_samples = 16, .seq_len = 64, .seed = 3};
+    options.calibration = {.sources = {(folder_ / "text.txt").string()}, .num_samples = 16, .seq_len = 64, .seed = 3};
     options.device = "reference";
     return options;
   }
@@ -224,7 +224,7 @@ TEST_F(PipelineTest, OptionsWithoutMeaningAreErrors) {
 TEST_F(PipelineTest, TooLittleTextIsAnErrorAndLeavesNoFolder) {
   write_text_file(folder_ / "short.txt", "too short");
   PipelineOptions little = options("gptq");
-  little.calibration.source = (folder_ / "short.txt").string();
+  little.calibration.sources = {(folder_ / "short.txt").string()};
   EXPECT_THAT(error_of(little), HasSubstr("9 tokens are less than one sample of 64"));
   EXPECT_FALSE(std::filesystem::exists(little.output));
 }

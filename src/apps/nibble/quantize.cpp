@@ -33,7 +33,8 @@ struct QuantizeFlags {
   std::string model;         // positional
   std::string model_option;  // --model
   std::string method;
-  std::string calibration;
+  std::vector<std::string> calibration;
+  std::vector<std::string> layers;  // --layer
   bool sym = false;
   bool asym = false;
   std::string zero_point;  // "" where it was not given
@@ -166,7 +167,8 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   if (method.calibration(options.method_options) == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
   }
-  if (!flags.calibration.empty()) options.calibration.source = flags.calibration;
+  for (const std::string& text : flags.layers) options.layer_overrides.push_back(quantize::parse_layer_override(text));
+  if (!flags.calibration.empty()) options.calibration.sources = flags.calibration;
   return options;
 }
 
@@ -177,11 +179,14 @@ std::vector<std::string> recorded_arguments(const CLI::App& command) {
   for (const CLI::Option* option : command.get_options()) {
     const std::string name = option->get_single_name();
     if (option->count() == 0 || std::ranges::find(kLeftOut, name) != kLeftOut.end()) continue;
-    arguments.push_back("--" + name);
-    if (option->get_expected_max() == 0) continue;
+    if (option->get_expected_max() == 0) {
+      arguments.push_back("--" + name);
+      continue;
+    }
     // A switch that stands alone may have caught the model, as settle_switch knows.
     const bool is_switch = option->get_expected_min() == 0;
     for (const std::string& value : option->results()) {
+      arguments.push_back("--" + name);
       arguments.push_back(is_switch && !parse_switch(value) ? "true" : value);
     }
   }
@@ -308,14 +313,27 @@ std::function<quantize::PipelineOptions()> add_quantize_flags(CLI::App& command)
   register_loss_flags(command, *flags);
   register_fp8_flags(command, *flags);
   register_codebook_flags(command, *flags);
-  command.add_option("--calibration", flags->calibration, "text or JSON lines; self: the model writes its own [self]")
-      ->type_name("FILE|self");
+  command
+      .add_option("--calibration", flags->calibration,
+                  "text or JSON lines, several files by repeating it; self: the model writes its own [self]")
+      ->type_name("FILE|self")
+      ->allow_extra_args(false);
   command.add_option("--samples", pipeline.calibration.num_samples, "calibration samples")->capture_default_str();
   command.add_option("--seq-len", pipeline.calibration.seq_len, "tokens a sample")->capture_default_str();
   command.add_option("--seed", pipeline.calibration.seed, "which samples are drawn")->capture_default_str();
   command.add_option("--device", pipeline.device, "where attention of the calibration passes runs")
       ->check(CLI::IsMember({"auto", "cpu", "reference"}))
       ->capture_default_str();
+  command
+      .add_option("--skip-layers,--modules_to_not_convert,--modules-to-not-convert", pipeline.skip_layers,
+                  "linears that stay float: a part of their names, * for anything; may be repeated")
+      ->type_name("PATTERN")
+      ->allow_extra_args(false);
+  command
+      .add_option("--layer", flags->layers,
+                  "linears with a scheme of their own, as '*.down_proj=8bit,group=32'; may be repeated")
+      ->type_name("PATTERN=SETTING")
+      ->allow_extra_args(false);
   command
       .add_option("--max-memory", pipeline.max_memory,
                   "as 24GB; calibration activations beyond it go to a scratch file in the output [what is free]")
