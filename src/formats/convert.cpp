@@ -189,6 +189,10 @@ class Conversion {
       for (const NamedTensor& named : written)
         writer.add(fmt::format("{}.{}", module.name, named.suffix), named.tensor);
       target_.modules.push_back(std::move(scheme));
+      num_weights_ += module.shape.num_elements();
+      if (const auto* codebook = std::get_if<weights::CodebookWeights>(&weights)) {
+        num_outliers_ += codebook->vals.num_elements();
+      }
     } catch (const Error& error) {
       throw error.in(module.name);
     }
@@ -235,6 +239,10 @@ class Conversion {
     target_.group_size = usual.group_size;
     target_.sym = std::ranges::all_of(target_.modules, &ModuleScheme::sym);
     target_.desc_act = std::ranges::any_of(target_.modules, &ModuleScheme::desc_act);
+    if (usual.kind != ModuleScheme::Kind::Codebook) return;
+    // Published files do not say it.
+    if (!target_.raw.is_object()) target_.raw = Json::object();
+    target_.raw["sparsity"] = static_cast<double>(num_outliers_) / static_cast<double>(num_weights_);
   }
 
   const ConvertOptions& options_;
@@ -242,6 +250,8 @@ class Conversion {
   const LinearFormat& format_;
   std::vector<QuantizedModule> modules_;
   QuantizationConfig target_;
+  std::int64_t num_weights_ = 0;  // of the linears converted so far
+  std::int64_t num_outliers_ = 0;
 };
 
 }  // namespace

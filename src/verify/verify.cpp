@@ -336,7 +336,8 @@ VerifyReport verify_checkpoint(const VerifyOptions& options) {
     return Verification(*checkpoint, options).run();
   } catch (const Error& error) {
     if (classify(error) == ErrorIs::Obstacle) throw;
-    report.findings.push_back({options.model.filename().string(), error.what()});
+    const std::filesystem::path path = options.model / "";  // a folder's name, with or without a slash at its end
+    report.findings.push_back({path.parent_path().filename().string(), error.what()});
     return report;
   }
 }

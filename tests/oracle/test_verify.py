@@ -87,29 +87,45 @@ def verify(nibble):
     return run
 
 
+def first_layers(smollm2):
+    """SmolLM2 cut to its first layers."""
+    checkpoint = Checkpoint(smollm2)
+    for name in list(checkpoint.tensors):
+        if name.startswith("model.layers.") and int(name.split(".")[2]) >= NUM_LAYERS:
+            del checkpoint.tensors[name]
+    checkpoint.config["num_hidden_layers"] = NUM_LAYERS
+    return checkpoint
+
+
 @pytest.fixture(scope="module")
 def float_model(smollm2, tmp_path_factory):
-    """SmolLM2 cut to its first layers."""
-    whole = Checkpoint(smollm2)
-    for name in list(whole.tensors):
-        if name.startswith("model.layers.") and int(name.split(".")[2]) >= NUM_LAYERS:
-            del whole.tensors[name]
-    whole.config["num_hidden_layers"] = NUM_LAYERS
-    folder = whole.save(tmp_path_factory.mktemp("verify") / "float")
+    """The first layers, with the first tokens only: most of the file is the embedding."""
+    checkpoint = first_layers(smollm2)
+    embedding = checkpoint.tensors["model.embed_tokens.weight"]
+    checkpoint.put("model.embed_tokens.weight", embedding[:512].copy())
+    checkpoint.config["vocab_size"] = 512
+    return checkpoint.save(tmp_path_factory.mktemp("verify") / "float")
+
+
+@pytest.fixture(scope="module")
+def calibrated_model(smollm2, tmp_path_factory):
+    """The first layers with every token, for methods that read text."""
+    folder = first_layers(smollm2).save(tmp_path_factory.mktemp("verify") / "whole")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(smollm2 / name, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def quantized(nibble, float_model, tmp_path_factory):
+def quantized(nibble, float_model, calibrated_model, tmp_path_factory):
     """quantized(flags…): the folder that nibble quantizes to with these flags, made once."""
     folders = {}
 
     def quantize(*flags):
         if flags not in folders:
+            source = calibrated_model if "--calibration" in flags else float_model
             folders[flags] = tmp_path_factory.mktemp("quantized") / "model"
-            subprocess.run([nibble, "quantize", float_model, "--output", folders[flags], *flags], check=True,
+            subprocess.run([nibble, "quantize", source, "--output", folders[flags], *flags], check=True,
                            capture_output=True, timeout=300)
         return folders[flags]
     return quantize
