@@ -131,6 +131,28 @@ def test_nibble_reads_what_torch_saves(tool, tmp_path, bits, sparse):
 
 
 @pytest.mark.torch
+@parameters
+def test_convert_makes_safetensors_of_what_torch_saves(nibble, tmp_path, bits, sparse):
+    import torch
+    linear = Linear(bits, sparse)
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    state = {f"{MODULE}.{name}": torch.from_numpy(t) for name, t in linear.tensors().items()}
+    torch.save(state | {"model.norm.weight": torch.ones(4)}, folder / f"sq-tiny-w{bits}.pt")
+    subprocess.run([nibble, "convert", folder, "--format", "squeezellm", "--output", tmp_path / "ours"], check=True)
+    stored = safetensors.numpy.load_file(tmp_path / "ours" / "model.safetensors")
+    numpy.testing.assert_array_equal(stored.pop("model.norm.weight"), numpy.ones(4, numpy.float32))
+    stored = {name.removeprefix(MODULE + "."): tensor for name, tensor in stored.items()}
+    for name, tensor in linear.tensors().items():
+        if name != "startrows":  # recomputable, and only the reference's kernel reads it
+            numpy.testing.assert_array_equal(stored.pop(name), tensor, err_msg=name)
+    assert not stored
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())["quantization_config"]
+    assert (config["quant_method"], config["wbits"], config["include_sparse"]) == ("squeezellm", bits, sparse)
+
+
+@pytest.mark.torch
 def test_nibble_reads_every_dtype_and_view_that_torch_saves(tool, tmp_path):
     import torch
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)

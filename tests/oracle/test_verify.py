@@ -158,6 +158,7 @@ def test_healthy_files_raise_no_alarm(verify, quantized, flags):
 @pytest.mark.parametrize("flags", [
     ("--method", "gptq", "--group-size", "64"), ("--method", "gptq", "--group-size", "64", "--desc_act", "true"),
     ("--method", "gptq", "--group-size", "64", "--bits", "3", "--asym"), ("--method", "awq", "--group-size", "64"),
+    ("--method", "gptq", "--group-size", "64", "--guided"), ("--method", "squeezellm", "--bits", "4"),
 ], ids=" ".join)
 def test_healthy_calibrated_files_raise_no_alarm(verify, quantized, text, flags):
     assert verify(quantized(*flags, "--calibration", str(text), "--samples", "4", "--seq-len", "128")) == {}
