@@ -50,9 +50,9 @@ struct QuantizationConfig {
   Json raw;                                         // the object as it stands in the file
 };
 
-/// A model on disk, opened read-only: a Hugging Face folder (safetensors, sharded or not, quantized or not) or one
-/// GGUF file, seen under Hugging Face's names. Owns the mappings: tensors and dense weights borrow from it.
-/// const calls are thread-safe.
+/// A model on disk, opened read-only: a Hugging Face folder (safetensors or torch.save's files, sharded or not,
+/// quantized or not) or one GGUF file, seen under Hugging Face's names. Owns the mappings: tensors and dense weights
+/// borrow from it. const calls are thread-safe.
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;

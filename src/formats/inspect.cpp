@@ -94,8 +94,16 @@ bool is_matrix_weight(const TensorSummary& tensor) {
   return tensor.name.ends_with(".weight") && tensor.sizes.size() == 2 && tensor.name.find("embed") == std::string::npos;
 }
 
+/// Safetensors are preferred where both lie in a folder.
+std::string container_of(const std::filesystem::path& folder) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") return "safetensors";
+  }
+  return "torch.save";
+}
+
 void summarize_folder(const Checkpoint& checkpoint, ModelSummary& summary) {
-  summary.container = "safetensors";
+  summary.container = container_of(checkpoint.path());
   summary.method = "none";
   for (const std::string& name : checkpoint.tensor_names()) {
     summary.tensors.push_back(summarize_tensor(checkpoint, name));

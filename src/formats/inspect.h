@@ -28,7 +28,7 @@ struct LinearSummary {
 /// What a checkpoint is, as far as names, dtypes, shapes and configs tell.
 struct ModelSummary {
   std::string architecture;  // config.json's, or "" where it names none
-  std::string container;     // "safetensors" or "gguf"
+  std::string container;     // "safetensors", "torch.save" or "gguf"
   std::string method;        // "gptq", "awq", "fp8", …, "gguf", or "none"
   Json quantization;         // the config as it stands in the file, or null
   std::vector<LinearSummary> linears;

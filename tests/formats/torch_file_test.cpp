@@ -9,6 +9,7 @@
 #include "core/expect_error.h"
 #include "core/temporary_folder.h"
 #include "formats/checkpoint.h"
+#include "formats/inspect.h"
 #include "formats/pickles.h"
 #include "formats/raw_checkpoint.h"
 #include "formats/zip_builder.h"
@@ -125,6 +126,7 @@ TEST(TorchFile, OpensAsACheckpointOfSqueezeLlmWithoutAnyConfigOfIt) {
   ASSERT_TRUE(checkpoint->quantization().has_value());
   EXPECT_EQ(checkpoint->quantization()->method, "squeezellm");
   EXPECT_EQ(checkpoint->quantization()->bits, 4);
+  EXPECT_EQ(summarize(folder.path()).container, "torch.save");
   EXPECT_EQ(dequantized(checkpoint->linear("m", {1, 8})), (std::vector<float>{0, 0.5f, 1, 1.5f, 2, 2.5f, 3, 3.5f}));
 }
 

@@ -45,7 +45,7 @@ def test_fp16_kl_to_the_reference_is_below_2e_3(build_dir, smollm2, tmp_path):
     assert 0 <= kl < 2e-3
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "squeezellm"])
 def test_4_bit_kl_to_the_reference_is_below_2e_3(build_dir, smollm2, tmp_path, method):
     quantized = tmp_path / method
     calibration = tmp_path / "calibration.txt"
