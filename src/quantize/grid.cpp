@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/dtype.h"
+#include "quantize/grid_error.h"
 
 namespace nibble::quantize {
 namespace {
@@ -71,30 +72,6 @@ GroupGrid symmetric_grid(const Extremes& extremes, float shrink, float sign, con
   return grid;
 }
 
-/// Σ importance (w - ŵ)² of each row.
-Lanes weighted_error(const Tile& weights, std::int64_t first, std::span<const float> importance, const GroupGrid& grid,
-                     float max_code) {
-  Lanes inverse;
-  Lanes lowest;
-  Lanes highest;
-  for (std::int64_t r = 0; r < kTileRows; ++r) {
-    inverse[r] = 1 / grid.scale[r];
-    lowest[r] = -grid.zero[r];
-    highest[r] = max_code - grid.zero[r];
-  }
-  Lanes error{};
-  for (std::size_t k = 0; k < importance.size(); ++k) {
-    const Lanes& w = weights[first + static_cast<std::int64_t>(k)];
-    const float weight = importance[k];
-    for (std::int64_t r = 0; r < kTileRows; ++r) {
-      const float level = round_even(std::min(std::max(w[r] * inverse[r], lowest[r]), highest[r]));
-      const float difference = w[r] - grid.scale[r] * level;
-      error[r] += weight * difference * difference;
-    }
-  }
-  return error;
-}
-
 /// Keeps, for each row, the better grid of those it is shown; the first of equals.
 class BestGrid {
  public:
@@ -128,7 +105,7 @@ GroupGrid fit_weighted(const Tile& weights, std::int64_t first_column, std::span
   const Extremes extremes = find_extremes(weights, first_column, static_cast<std::int64_t>(importance.size()));
   BestGrid best;
   const auto offer = [&](const GroupGrid& grid) {
-    best.offer(grid, weighted_error(weights, first_column, importance, grid, format.max_code()));
+    best.offer(grid, grid_error(weights, first_column, importance, grid, format.max_code()));
   };
   if (format.symmetry == Symmetry::Symmetric) {
     for (int i = 0; i < kSymmetricSteps; ++i) {

@@ -25,8 +25,7 @@ backend::RopeSpec rope_spec(const models::ModelConfig& config, std::int64_t seq_
 /// f32 [vocab_size, hidden_size]
 Tensor load_head(const formats::Checkpoint& checkpoint, const Plan& plan) {
   const std::string head(plan.architecture->lm_head);
-  const bool has_own = !plan.config.tie_word_embeddings && checkpoint.contains(head + ".weight");
-  if (has_own) {
+  if (!plan.config.tie_word_embeddings) {  // where it is missing, `linear` says so
     Tensor weight = weights::dequantize(checkpoint.linear(head, {plan.config.vocab_size, plan.config.hidden_size}));
     checkpoint.release(head);
     return weight;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <memory>
+#include <string>
 
 #include "core/file.h"
 #include "tiny_model.h"
@@ -105,6 +106,17 @@ TEST_F(LossWalkTest, OnlyWhatIsNeededIsComputed) {
   EXPECT_TRUE(stage.gram.is_empty());
   EXPECT_TRUE(stage.linears[0].fisher.is_empty());
   EXPECT_GT(trace(stage.linears[0].guided_gram), 0);
+}
+
+TEST_F(LossWalkTest, MissingHeadIsNamedAndNotReplacedByTheEmbedding) {
+  plan_.config.tie_word_embeddings = false;
+  try {
+    run({});
+    FAIL() << "ran without lm_head";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::NotFound);
+    EXPECT_NE(std::string(error.what()).find("lm_head"), std::string::npos);
+  }
 }
 
 TEST_F(LossWalkTest, AnotherWalkGoesOnFromWhatWasKept) {
