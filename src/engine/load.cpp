@@ -218,11 +218,11 @@ std::string describe(const LoadedModel& model, const models::ModelConfig& config
 
 }  // namespace
 
-LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& options) {
+LoadedModel open_model(const std::filesystem::path& path, const EngineOptions& options) {
   LoadedModel model;
   model.checkpoint = open_checkpoint(path, options);
   check_quantization(*model.checkpoint, options);
-  const DType cache_dtype = kv_dtype(*model.checkpoint, options);
+  model.cache_dtype = kv_dtype(*model.checkpoint, options);
   models::ModelConfig config;
   try {
     config = models::parse_model_config(model.checkpoint->config());
@@ -244,18 +244,23 @@ LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& o
       options.device, {.precision = options.exact ? backend::Precision::Exact : backend::Precision::Fast,
                        .fp8_activations = fp8_activations(*model.checkpoint, options),
                        .num_threads = options.num_threads});
-  models::LoadOptions load_options{.max_positions = model.max_model_len};
+  model.load_options.max_positions = model.max_model_len;
   if (quantizes_to_fp8(*model.checkpoint, options)) {
-    load_options.quantize_to_fp8 = weights::Fp8Granularity::PerChannel;
+    model.load_options.quantize_to_fp8 = weights::Fp8Granularity::PerChannel;
   }
-  model.decoder = models::load_decoder(*model.checkpoint, *model.backend, load_options);
-  auto specs = kv_specs(model, cache_dtype);
+  model.description = describe(model, config, options);
+  return model;
+}
+
+LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& options) {
+  LoadedModel model = open_model(path, options);
+  model.decoder = models::load_decoder(*model.checkpoint, *model.backend, model.load_options);
+  auto specs = kv_specs(model, model.cache_dtype);
   const std::int64_t block_bytes = backend::kv_block_bytes(specs, options.block_size);
   const std::int64_t num_blocks = choose_num_blocks(block_bytes, options, *model.backend, model.max_model_len);
   model.max_model_len = fit_max_model_len(model.max_model_len, num_blocks, options);
   model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
   model.decoder->reserve(options.max_num_batched_tokens, std::max<std::int64_t>(options.max_num_seqs, 64));
-  model.description = describe(model, config, options);
   log::info("{} of weights, KV cache of {} tokens in {}",
             format_bytes(static_cast<double>(model.decoder->weight_bytes())), num_blocks * options.block_size,
             format_bytes(static_cast<double>(num_blocks * block_bytes)));

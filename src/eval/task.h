@@ -16,6 +16,10 @@
 
 /// What can be measured of a model. A task turns models into metrics; the rows of the table in tasks.cpp are all there
 /// is: a new task is its file, its row, its test.
+namespace nibble::engine {
+class LayerOuterEngine;
+}
+
 namespace nibble::eval {
 
 enum class MetricKind : std::uint8_t {
@@ -52,7 +56,8 @@ struct TaskResult {
 /// A loaded model in a comparison, and how fast it was scored.
 struct Model {
   std::string name;
-  engine::Engine* engine = nullptr;  // owned by the caller, outlives the evaluation
+  engine::Engine* engine = nullptr;                 // owned by the caller, outlives the evaluation
+  engine::LayerOuterEngine* layer_outer = nullptr;  // the same, where it holds a block at a time
   std::int64_t scored_tokens = 0;
   double scoring_seconds = 0;
 };

@@ -1,15 +1,18 @@
 #include "eval/windows.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/progress.h"
 #include "core/thread_pool.h"
 #include "engine/engine.h"
+#include "engine/layer_outer_engine.h"
 #include "eval/log_probs.h"
 #include "eval/logit_stream.h"
 #include "eval/task.h"
@@ -82,10 +85,27 @@ void score_window(std::vector<Model>& models, const std::vector<std::int32_t>& w
   }
 }
 
+/// Engines that hold a block at a time take all windows through their blocks first.
+void prefetch(std::vector<Model>& models, const WindowPlan& plan) {
+  for (Model& model : models) {
+    if (model.layer_outer == nullptr) continue;
+    std::vector<std::vector<std::int32_t>> windows;
+    for (std::int64_t w = 0; w < plan.num_windows; ++w) {
+      const auto window =
+          plan.tokens.subspan(static_cast<std::size_t>(w * plan.window_len), static_cast<std::size_t>(plan.window_len));
+      windows.emplace_back(window.begin(), window.end());
+    }
+    const auto start = std::chrono::steady_clock::now();
+    model.layer_outer->prefetch(std::move(windows));
+    model.scoring_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+}
+
 }  // namespace
 
 std::vector<WindowScores> score_windows(std::vector<Model>& models, const WindowPlan& plan, ThreadPool& pool) {
   std::vector<WindowScores> scores = make_scores(models.size(), plan);
+  prefetch(models, plan);
   Progress progress("Scoring windows", plan.num_windows, "windows");
   progress.update(0);
   for (std::int64_t w = 0; w < plan.num_windows; ++w) {

@@ -66,6 +66,8 @@ std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoin
   return linear;
 }
 
+}  // namespace
+
 DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, backend::Backend& backend,
                         const LoadOptions& options) {
   const std::int64_t width = spec.hidden_size;
@@ -78,8 +80,20 @@ DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, b
   return block;
 }
 
-std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpoint, const Architecture& architecture,
-                                              const ModelConfig& config, backend::Backend& backend) {
+std::unique_ptr<backend::Embedding> load_embedding(const formats::Checkpoint& checkpoint, const ModelConfig& config,
+                                                   backend::Backend& backend) {
+  const std::string embedding(find_architecture(config.architecture).embedding);
+  return backend.make_embedding(load_table(checkpoint, embedding + ".weight", {config.vocab_size, config.hidden_size}));
+}
+
+Tensor load_final_norm(const formats::Checkpoint& checkpoint, const ModelConfig& config, backend::Backend& backend) {
+  const std::string norm(find_architecture(config.architecture).final_norm);
+  return load_norm(checkpoint, norm + ".weight", config.hidden_size, backend);
+}
+
+std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpoint, const ModelConfig& config,
+                                              backend::Backend& backend) {
+  const Architecture& architecture = find_architecture(config.architecture);
   const std::string embedding = std::string(architecture.embedding) + ".weight";
   const std::string head(architecture.lm_head);
   const Shape shape{config.vocab_size, config.hidden_size};
@@ -101,27 +115,23 @@ std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpo
   return linear;
 }
 
-}  // namespace
-
 std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend,
                                       const LoadOptions& options) {
   Decoder::Parts parts;
   parts.config = parse_model_config(checkpoint.config());
   const ModelConfig& config = parts.config;
   const Architecture& architecture = find_architecture(config.architecture);
-  parts.embedding = backend.make_embedding(
-      load_table(checkpoint, std::string(architecture.embedding) + ".weight", {config.vocab_size, config.hidden_size}));
+  parts.embedding = load_embedding(checkpoint, config, backend);
   parts.rope = backend.make_rope(
       {.inv_freq = rope_inverse_frequencies(config),
        .attention_factor = 1,
        .max_positions = options.max_positions > 0 ? options.max_positions : config.max_position_embeddings});
   // First, because it reads the largest table whole: the peak of resident memory falls while little else is there.
-  parts.lm_head = load_lm_head(checkpoint, architecture, config, backend);
+  parts.lm_head = load_lm_head(checkpoint, config, backend);
   for (std::int64_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend, options));
   }
-  parts.final_norm =
-      load_norm(checkpoint, std::string(architecture.final_norm) + ".weight", config.hidden_size, backend);
+  parts.final_norm = load_final_norm(checkpoint, config, backend);
   return std::make_unique<Decoder>(backend, std::move(parts));
 }
 

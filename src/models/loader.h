@@ -24,6 +24,15 @@ struct LoadOptions {
 std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, backend::Backend& backend,
                                       const LoadOptions& options = {});
 
+/// The parts of load_decoder one by one, for callers that never hold a whole model. Errors: as there.
+std::unique_ptr<backend::Embedding> load_embedding(const formats::Checkpoint& checkpoint, const ModelConfig& config,
+                                                   backend::Backend& backend);
+DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, backend::Backend& backend,
+                        const LoadOptions& options);
+Tensor load_final_norm(const formats::Checkpoint& checkpoint, const ModelConfig& config, backend::Backend& backend);
+std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpoint, const ModelConfig& config,
+                                              backend::Backend& backend);
+
 /// `--load-format dummy`: a folder with only config.json as a checkpoint whose weights are made from `seed` (quantized
 /// where config.json has a quantization_config of awq, gptq or squeezellm), so that large shapes need no large files.
 /// Tokenizer files are used where they exist; else a byte-level tokenizer of 256 tokens stands in.

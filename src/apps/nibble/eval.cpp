@@ -15,9 +15,11 @@
 #include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
+#include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
 #include "engine/engine.h"
+#include "engine/layer_outer_engine.h"
 #include "eval/evaluate.h"
 #include "eval/report.h"
 #include "eval/task.h"
@@ -37,11 +39,14 @@ struct EvalFlags {
   std::optional<double> max_kl;
   std::string json_file;
   std::int64_t num_decode_tokens = 0;
+  bool layer_outer = false;
   eval::EvalOptions eval;
   engine::EngineOptions engine;
 };
 
 std::vector<std::string> default_tasks(const EvalFlags& flags) {
+  if (flags.layer_outer && flags.baseline.empty()) return {"ppl"};
+  if (flags.layer_outer) return {"ppl", "kl"};
   if (flags.baseline.empty()) return {"ppl", "continuation"};
   return {"ppl", "kl", "continuation"};
 }
@@ -78,6 +83,7 @@ Json parameters(const EvalFlags& flags) {
           {"decode_tokens", flags.num_decode_tokens},
           {"device", flags.engine.device},
           {"exact", flags.engine.exact},
+          {"layer_outer", flags.layer_outer},
           {"dtype", flags.engine.dtype},
           {"quantization", flags.engine.quantization},
           {"kv_cache_dtype", flags.engine.kv_cache_dtype},
@@ -96,8 +102,20 @@ engine::EngineOptions baseline_options(engine::EngineOptions options) {
   return options;
 }
 
+/// A block at a time serves texts that are known beforehand.
+void check_layer_outer(const EvalFlags& flags) {
+  if (!flags.layer_outer) return;
+  const bool is_text =
+      std::ranges::all_of(flags.eval.tasks, [](const auto& task) { return task == "ppl" || task == "kl"; });
+  if (is_text && flags.num_decode_tokens == 0) return;
+  throw Error(ErrorCode::InvalidArgument,
+              "--layer-outer holds one block of the model at a time, which serves --tasks ppl and kl, not choices, "
+              "continuations or --decode-tokens");
+}
+
 int run_eval(EvalFlags flags) {
   if (flags.eval.tasks.empty()) flags.eval.tasks = default_tasks(flags);
+  check_layer_outer(flags);
   flags.eval.num_threads = flags.engine.num_threads;
   const bool has_baseline = !flags.baseline.empty();
   std::vector<std::string> sources = flags.models;
@@ -113,9 +131,17 @@ int run_eval(EvalFlags flags) {
   std::vector<eval::Model> models;
   for (std::size_t m = 0; m < sources.size(); ++m) {
     const bool is_baseline = has_baseline && m == 0;
-    engines.push_back(engine::Engine::load(paths[m], is_baseline ? baseline_options(flags.engine) : flags.engine));
+    const engine::EngineOptions options = is_baseline ? baseline_options(flags.engine) : flags.engine;
+    engine::LayerOuterEngine* layer_outer = nullptr;
+    if (flags.layer_outer) {
+      auto opened = engine::LayerOuterEngine::open(paths[m], options);
+      layer_outer = opened.get();
+      engines.push_back(std::move(opened));
+    } else {
+      engines.push_back(engine::Engine::load(paths[m], options));
+    }
     log::info("{}: {}", names[m], engines.back()->description());
-    models.push_back({names[m], engines.back().get()});
+    models.push_back({names[m], engines.back().get(), layer_outer});
   }
   const eval::Report report = eval::evaluate(models, plan);
   print(eval::render_table(report));
@@ -164,6 +190,8 @@ std::function<int()> add_eval(CLI::App& command) {
                   "percent that accuracies may lose (1.0), or metrics by name (ppl=5,arc_easy=1)")
       ->type_name("PERCENT");
   command.add_option("--max-kl", flags->max_kl, "largest mean KL to the baseline, in nats")->type_name("NATS");
+  command.add_flag("--layer-outer", flags->layer_outer,
+                   "a model larger than memory: one block at a time for the whole text (ppl and kl)");
   command.add_option("--json", flags->json_file, "write everything there too")->type_name("FILE");
   command.add_option("--decode-tokens", flags->num_decode_tokens, "also time decoding of so many tokens")
       ->check(at_least(1));
