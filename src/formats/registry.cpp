@@ -48,9 +48,9 @@ const LinearFormat& find_linear_format(std::string_view name) {
   std::string known;
   for (const LinearFormat& format : kFormats) {
     if (format.name == name) return format;
-    known += fmt::format("{}, ", format.name);
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", format.name);
   }
-  throw Error(ErrorCode::InvalidArgument, fmt::format("unknown format '{}'; known: {}dense", name, known));
+  throw Error(ErrorCode::InvalidArgument, fmt::format("unknown format '{}'; known: {}", name, known));
 }
 
 const LinearFormat* find_linear_format_of_method(std::string_view method) {

@@ -288,6 +288,7 @@ class Verification {
     const auto* grouped = std::get_if<weights::GroupedIntWeights>(&weights);
     const auto& quantization = checkpoint_.quantization();
     if (grouped == nullptr || !grouped->has_g_idx() || quantization->method != "gptq" || quantization->desc_act) return;
+    if (quantization->raw.contains("dynamic")) return;  // modules may have a desc_act of their own
     findings.push_back({module + ".g_idx",
                         "scatters the groups, but the config says desc_act false: programs that trust the config "
                         "compute with wrong scales"});

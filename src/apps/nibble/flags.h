@@ -7,7 +7,8 @@
 namespace nibble::apps {
 
 /// How a model is loaded and run, the same for every subcommand that does: --device, --exact, --dtype,
-/// --quantization, --kv-cache-dtype, --activations, --threads, --load-format, --max-model-len. `engine` must live until `command` has been parsed.
+/// --quantization, --kv-cache-dtype, --activations, --threads, --load-format, --max-model-len. `engine` must live until
+/// `command` has been parsed.
 void add_engine_flags(CLI::App& command, engine::EngineOptions& engine);
 
 /// Most threads of --threads: each is a thread of the system, whether or not there is a core for it.
