@@ -35,6 +35,12 @@ std::string quantization_family(const std::string& method) {
   return method;
 }
 
+bool has_fp8_weights(const formats::Checkpoint& checkpoint) {
+  const auto& found = checkpoint.quantization();
+  return found && (found->method == "fp8" ||
+                   (found->method == "compressed-tensors" && found->checkpoint_format == "float-quantized"));
+}
+
 void check_quantization(const formats::Checkpoint& checkpoint, const EngineOptions& options) {
   const std::string wanted = quantization_family(options.quantization);
   const auto& found = checkpoint.quantization();
@@ -61,6 +67,7 @@ void check_quantization(const formats::Checkpoint& checkpoint, const EngineOptio
                             "nibble import first",
                             checkpoint.path().string()));
   }
+  if (wanted == "fp8" && has_fp8_weights(checkpoint)) return;
   if (found->method != wanted) {
     throw Error(ErrorCode::InvalidArgument,
                 fmt::format("--quantization {}: {} is quantized with {}; leave the flag out or give {}",
@@ -78,10 +85,7 @@ backend::Fp8Activations fp8_activations(const formats::Checkpoint& checkpoint, c
   if (options.activations != "fp8") {
     throw Error(ErrorCode::InvalidArgument, "--activations " + options.activations + ": choose auto or fp8");
   }
-  const auto& found = checkpoint.quantization();
-  const bool has_fp8 = quantizes_to_fp8(checkpoint, options) ||
-                       (found && (found->method == "fp8" || found->method == "compressed-tensors"));
-  if (!has_fp8) {
+  if (!quantizes_to_fp8(checkpoint, options) && !has_fp8_weights(checkpoint)) {
     log::warning("--activations fp8: {} has no FP8 weights; the flag has no effect", checkpoint.path().string());
   }
   return backend::Fp8Activations::Rounded;

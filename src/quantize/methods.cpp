@@ -71,8 +71,9 @@ Calibration fp8_calibration(const MethodOptions& options) {
   return is_calibrated ? Calibration::Ranges : Calibration::None;
 }
 
-std::string_view fp8_format(const MethodOptions&) {
-  return "fp8";
+/// vLLM reads scales per channel as compressed-tensors only.
+std::string_view fp8_format(const MethodOptions& options) {
+  return options.fp8.granularity == weights::Fp8Granularity::PerChannel ? "compressed-tensors" : "fp8";
 }
 
 void check_squeezellm(const MethodOptions& options) {

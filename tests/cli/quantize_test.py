@@ -88,7 +88,7 @@ class Quantize(unittest.TestCase):
     def test_flags_without_meaning_are_named_in_one_line(self):
         code, config, message = self.quantize(self.model, "--method", "fp8", "--w_bit", "4", "--group-size", "128",
                                               "--zero_point", "true")
-        self.assertEqual((code, config["quant_method"], config["activation_scheme"]), (0, "fp8", "dynamic"))
+        self.assertEqual((code, config["quant_method"], config["format"]), (0, "compressed-tensors", "float-quantized"))
         done = subprocess.run([NIBBLE, "quantize", self.model, "--output", self.folder / "again", "--method", "fp8",
                                "--w_bit", "4", "--group-size", "128"], capture_output=True, timeout=60, text=True)
         self.assertIn("ignored, because fp8 has no use for it: --bits, --group-size\n", done.stderr)

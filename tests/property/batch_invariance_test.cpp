@@ -18,6 +18,7 @@ struct Setting {
   std::string backend;
   backend::Precision precision;
   std::string config;  // merged into config.json
+  DType cache_dtype = DType::F16;
 };
 
 std::ostream& operator<<(std::ostream& out, const Setting& setting) {
@@ -25,12 +26,16 @@ std::ostream& operator<<(std::ostream& out, const Setting& setting) {
 }
 
 constexpr const char* kGptq = R"(, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32})";
+constexpr const char* kFp8 = R"(, "quantization_config": {"quant_method": "fp8"})";
 constexpr const char* kGptq3 = R"(, "quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": 64})";
 
 const std::vector<Setting> kSettings{
-    {"Reference", "reference", backend::Precision::Exact, kGptq}, {"CpuF16", "cpu", backend::Precision::Fast, ""},
-    {"CpuGptq4", "cpu", backend::Precision::Fast, kGptq},         {"CpuGptq3", "cpu", backend::Precision::Fast, kGptq3},
+    {"Reference", "reference", backend::Precision::Exact, kGptq},
+    {"CpuF16", "cpu", backend::Precision::Fast, ""},
+    {"CpuGptq4", "cpu", backend::Precision::Fast, kGptq},
+    {"CpuGptq3", "cpu", backend::Precision::Fast, kGptq3},
     {"CpuGptq4Exact", "cpu", backend::Precision::Exact, kGptq},
+    {"CpuFp8", "cpu", backend::Precision::Fast, kFp8, DType::F8E4M3},
 };
 
 /// Tokens [first, last) of one sequence.
@@ -64,7 +69,7 @@ class BatchInvariance : public testing::TestWithParam<Setting> {
     decoder_ = load_decoder(*checkpoint_, *backend_);
     decoder_->reserve(512, 512);
     cache_ = backend_->make_kv_cache(
-        decoder_->kv_specs(GetParam().precision == backend::Precision::Exact ? DType::F32 : DType::F16),
+        decoder_->kv_specs(GetParam().precision == backend::Precision::Exact ? DType::F32 : GetParam().cache_dtype),
         kBlocks * static_cast<std::int64_t>(kSequences), kBlockSize);
   }
 
