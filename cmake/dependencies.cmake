@@ -13,7 +13,9 @@ find_package(hwy 1.0 REQUIRED)
 # other's products. Linked statically, so that quantize/linear_algebra.cpp can set its environment before it starts.
 find_library(OPENBLAS_LIBRARY libopenblas.a PATH_SUFFIXES openblas-pthread REQUIRED NO_CACHE)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
-pkg_check_modules(MINIZIP REQUIRED IMPORTED_TARGET minizip)  # what torch.save writes is a zip archive
+# What torch.save writes is a zip archive. Linked statically: a library less that a machine must have to run nibble.
+find_package(ZLIB REQUIRED)
+find_library(MINIZIP_LIBRARY libminizip.a REQUIRED NO_CACHE)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(PROMETHEUS REQUIRED IMPORTED_TARGET prometheus-cpp-core)  # its CMake config wants civetweb
 if(NIBBLE_TESTS)

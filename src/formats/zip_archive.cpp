@@ -1,7 +1,7 @@
 #include "formats/zip_archive.h"
 
 #include <fmt/format.h>
-#include <unzip.h>
+#include <minizip/unzip.h>
 
 #include <algorithm>
 #include <array>
