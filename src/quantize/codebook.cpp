@@ -31,33 +31,36 @@ std::pair<std::uint32_t, std::int64_t> descend(const Histogram& counts, std::int
   return {0, above};
 }
 
-/// The value that the `count` largest of key(0 … size - 1) reach down to. Keys are not negative; count >= 1. Two passes
-/// instead of a copy to sort: a matrix may have 235 million elements.
+/// The value that the `count` largest of key(o, k) reach down to, over all rows o and columns k of `matrix`. Keys are
+/// not negative; count >= 1. Two passes instead of a copy to sort: a matrix may have 235 million elements.
 template <class Key>
-float nth_largest(std::int64_t size, std::int64_t count, const Key& key) {
+float nth_largest(Matrix<const float> matrix, std::int64_t count, const Key& key) {
   Histogram counts(kHalfPatterns);
-  for (std::int64_t i = 0; i < size; ++i) ++counts[std::bit_cast<std::uint32_t>(key(i)) >> 16];
+  for (std::int64_t o = 0; o < matrix.rows; ++o) {
+    for (std::int64_t k = 0; k < matrix.cols; ++k) ++counts[std::bit_cast<std::uint32_t>(key(o, k)) >> 16];
+  }
   const auto [high, above] = descend(counts, count);
   std::ranges::fill(counts, 0);
-  for (std::int64_t i = 0; i < size; ++i) {
-    const auto pattern = std::bit_cast<std::uint32_t>(key(i));
-    if (pattern >> 16 == high) ++counts[pattern & 0xffffu];
+  for (std::int64_t o = 0; o < matrix.rows; ++o) {
+    for (std::int64_t k = 0; k < matrix.cols; ++k) {
+      const auto pattern = std::bit_cast<std::uint32_t>(key(o, k));
+      if (pattern >> 16 == high) ++counts[pattern & 0xffffu];
+    }
   }
   return std::bit_cast<float>(high << 16 | descend(counts, count - above).first);
 }
 
-/// Chooses positions of one matrix, flat: row · in + column.
+/// Chooses positions of one matrix.
 class SparseSelection {
  public:
   SparseSelection(Matrix<const float> weight, Matrix<const float> sensitivity)
       : weight_(weight), sensitivity_(sensitivity), is_taken_(static_cast<std::size_t>(weight.rows * weight.cols)) {}
 
   void take_sensitive(std::int64_t count) {
-    take(count,
-         [&](std::int64_t i) { return magnitude(i) > 0 ? sensitivity_.row(i / weight_.cols)[i % weight_.cols] : 0; });
+    take(count, [&](std::int64_t o, std::int64_t k) { return weight_.row(o)[k] != 0 ? sensitivity_.row(o)[k] : 0; });
   }
   void take_outliers(std::int64_t count) {
-    take(count, [&](std::int64_t i) { return is_taken_[static_cast<std::size_t>(i)] ? 0 : magnitude(i); });
+    take(count, [&](std::int64_t o, std::int64_t k) { return is_taken(o, k) ? 0 : std::abs(weight_.row(o)[k]); });
   }
 
   std::int64_t count() const { return std::ranges::count(is_taken_, true); }
@@ -66,8 +69,7 @@ class SparseSelection {
     SparsePositions sparse{{0}, {}};
     for (std::int64_t o = 0; o < weight_.rows; ++o) {
       for (std::int64_t k = 0; k < weight_.cols; ++k) {
-        if (is_taken_[static_cast<std::size_t>(o * weight_.cols + k)])
-          sparse.cols.push_back(static_cast<std::int32_t>(k));
+        if (is_taken(o, k)) sparse.cols.push_back(static_cast<std::int32_t>(k));
       }
       sparse.rows.push_back(static_cast<std::int32_t>(sparse.cols.size()));
     }
@@ -75,27 +77,32 @@ class SparseSelection {
   }
 
  private:
-  float magnitude(std::int64_t i) const { return std::abs(weight_.row(i / weight_.cols)[i % weight_.cols]); }
+  /// Flat: row · in + column.
+  std::size_t place(std::int64_t o, std::int64_t k) const { return static_cast<std::size_t>(o * weight_.cols + k); }
+  bool is_taken(std::int64_t o, std::int64_t k) const { return is_taken_[place(o, k)]; }
 
   /// The `count` positions of the largest keys, those of equal keys by magnitude and then in order; none of key 0.
   template <class Key>
   void take(std::int64_t count, const Key& key) {
     if (count <= 0) return;
-    const std::int64_t size = weight_.rows * weight_.cols;
-    const float threshold = nth_largest(size, count, key);
-    std::vector<std::int64_t> taken;
-    std::vector<std::int64_t> ties;
-    for (std::int64_t i = 0; i < size; ++i) {
-      const float value = key(i);
-      if (value > threshold) taken.push_back(i);
-      if (value == threshold && value > 0) ties.push_back(i);
+    struct Tie {
+      std::size_t place;
+      float magnitude;
+    };
+    const float threshold = nth_largest(weight_, count, key);
+    std::vector<std::size_t> taken;
+    std::vector<Tie> ties;
+    for (std::int64_t o = 0; o < weight_.rows; ++o) {
+      for (std::int64_t k = 0; k < weight_.cols; ++k) {
+        const float value = key(o, k);
+        if (value > threshold) taken.push_back(place(o, k));
+        if (value == threshold && value > 0) ties.push_back({place(o, k), std::abs(weight_.row(o)[k])});
+      }
     }
-    std::ranges::stable_sort(ties, std::greater<>(), [&](std::int64_t i) { return magnitude(i); });
-    const auto room = static_cast<std::size_t>(count) - taken.size();
-    ties.resize(std::min(room, ties.size()));
-    for (const auto* positions : {&taken, &ties}) {
-      for (const std::int64_t i : *positions) is_taken_[static_cast<std::size_t>(i)] = true;
-    }
+    std::ranges::stable_sort(ties, std::greater<>(), &Tie::magnitude);
+    ties.resize(std::min(static_cast<std::size_t>(count) - taken.size(), ties.size()));
+    for (const std::size_t at : taken) is_taken_[at] = true;
+    for (const Tie& tie : ties) is_taken_[tie.place] = true;
   }
 
   Matrix<const float> weight_;
