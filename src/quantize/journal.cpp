@@ -83,7 +83,7 @@ Journal::Journal(std::filesystem::path output, Resume resume, const Json& identi
     read(resume, identity);
   } catch (...) {
     // A folder that somebody else's files fill keeps them, and a stopped run keeps its own.
-    if (entries_.empty() && end_ == 0) leave_nothing();
+    if (is_new_) leave_nothing();
     if (descriptor_ >= 0) ::close(descriptor_);
     throw;
   }
@@ -122,11 +122,12 @@ void Journal::open_file() {
 void Journal::read(Resume resume, const Json& identity) {
   const std::filesystem::path path = scratch_ / kJournalFile;
   const std::string text = read_text_file(path);
+  is_new_ = text.empty();
   Json begun;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t newline = text.find('\n', begin);
     if (newline == std::string::npos) break;  // the run died while it wrote this line: it does not count
-    const std::string where = fmt::format("{} line {}", path.string(), entries_.size() + 2);
+    const std::string where = fmt::format("{} line {}", path.string(), begin == 0 ? 1 : entries_.size() + 2);
     Json line = parse_json(std::string_view(text).substr(begin, newline - begin), where);
     if (begin == 0) {
       begun = std::move(line);

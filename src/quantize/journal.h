@@ -87,6 +87,7 @@ class Journal {
   Json identity_;
   bool made_output_ = false;
   bool is_finished_ = false;
+  bool is_new_ = true;  // nothing of an earlier run was there
   std::optional<FileLock> lock_;
   int descriptor_ = -1;  // of journal.jsonl, at its end
   std::vector<JournalEntry> entries_;

@@ -207,6 +207,7 @@ void check_grid(const MethodOptions& options) {
 }
 
 void check_calibration(const PipelineOptions& options) {
+  if (options.max_memory < 0) throw Error(ErrorCode::InvalidArgument, "--max-memory must be positive, as in 24GB");
   const std::vector<std::string>& sources = options.calibration.sources;
   if (sources.size() > 1 && std::ranges::find(sources, "self") != sources.end()) {
     throw Error(ErrorCode::InvalidArgument, "--calibration self does not go together with files");

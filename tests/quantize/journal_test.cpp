@@ -100,6 +100,12 @@ TEST_F(JournalTest, ABrokenLineInTheMiddleIsNamed) {
   text[text.find('\n') + 1] = '?';
   write_text_file(file, text);
   EXPECT_THAT(error_of_opening(Resume::Yes, identity()), AllOf(HasSubstr("journal.jsonl line 2"), HasSubstr("column")));
+  text[0] = '?';
+  write_text_file(file, text);
+  for (const Resume resume : {Resume::No, Resume::Yes}) {
+    EXPECT_THAT(error_of_opening(resume, identity()), HasSubstr("journal.jsonl line 1"));
+    EXPECT_EQ(read_text_file(file), text);  // whoever looks at it next finds it as it was
+  }
 }
 
 TEST_F(JournalTest, StatesLiveFromTheEntryThatSavesThemToTheOneThatDropsThem) {
