@@ -313,17 +313,12 @@ QuantizationConfig parse_compressed_tensors_config(const Json& raw) {
 }
 
 Json make_compressed_tensors_config(const QuantizationConfig& config) {
-  std::vector<std::string> ignore = config.modules_to_not_convert;
-  // Also where it is tied: peers make a module of it, which "Linear" would target.
-  const auto quantizes_head = [](const ModuleScheme& scheme) { return scheme.module == "lm_head"; };
-  if (std::ranges::none_of(config.modules, quantizes_head) && std::ranges::find(ignore, "lm_head") == ignore.end()) {
-    ignore.emplace_back("lm_head");
-  }
   ModuleScheme all;
   all.bits = config.bits;
   all.group_size = config.group_size;
   all.sym = config.sym;
-  Json json = make_compressed_config(config.modules.empty() ? std::vector{all} : config.modules, std::move(ignore));
+  Json json =
+      make_compressed_config(config.modules.empty() ? std::vector{all} : config.modules, modules_kept_float(config));
   if (config.raw.is_object() && config.raw.contains("kv_cache_scheme")) {
     json["kv_cache_scheme"] = config.raw["kv_cache_scheme"];
   }

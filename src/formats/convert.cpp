@@ -160,7 +160,12 @@ class Conversion {
   QuantizationConfig target_config() const {
     QuantizationConfig target = *input_->quantization();
     const bool same_method = target.method == format_.method;
-    if (!same_method) target.raw = {{"meta", {{"converted_from", target.method}}}};
+    if (!same_method) {
+      Json raw{{"meta", {{"converted_from", target.method}}}};
+      const bool has_kv_scales = target.raw.is_object() && target.raw.contains("kv_cache_scheme");
+      if (has_kv_scales) raw["kv_cache_scheme"] = target.raw["kv_cache_scheme"];
+      target.raw = std::move(raw);
+    }
     target.modules_to_not_convert = same_method ? target.modules_to_not_convert : float_modules();
     if (target.method == "fp8" || format_.method == "fp8") target.group_size = -1;
     return target;

@@ -132,12 +132,13 @@ QuantizationConfig parse_fp8_config(const Json& raw) {
 
 Json make_fp8_config(const QuantizationConfig& config) {
   const Json raw = fp8_keys(config);
+  const std::vector<std::string> kept = modules_kept_float(config);
   Json json{{"quant_method", "fp8"},
             {"activation_scheme", get_or<std::string>(raw, "activation_scheme", "dynamic")},
             {"fmt", "e4m3"},
             // vLLM reads the first name, transformers the second.
-            {"ignored_layers", config.modules_to_not_convert},
-            {"modules_to_not_convert", config.modules_to_not_convert}};
+            {"ignored_layers", kept},
+            {"modules_to_not_convert", kept}};
   for (const char* key : {"weight_block_size", "kv_cache_scheme"}) {
     if (raw.contains(key)) json[key] = raw[key];
   }

@@ -87,4 +87,12 @@ Tensor scales_to_write(const weights::GroupedIntWeights& weights) {
   return transpose(half);
 }
 
+std::vector<std::string> modules_kept_float(const QuantizationConfig& config) {
+  std::vector<std::string> kept = config.modules_to_not_convert;
+  const auto is_head = [](const ModuleScheme& scheme) { return scheme.module == "lm_head"; };
+  const bool is_named = std::ranges::find(kept, "lm_head") != kept.end();
+  if (!is_named && std::ranges::none_of(config.modules, is_head)) kept.emplace_back("lm_head");
+  return kept;
+}
+
 }  // namespace nibble::formats

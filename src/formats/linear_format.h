@@ -94,6 +94,10 @@ void check_scales_to_write(const Tensor& scales);
 /// f16 [groups, out], as AWQ and GPTQ store scales. Errors: Unsupported where one overflows or vanishes.
 Tensor scales_to_write(const weights::GroupedIntWeights& weights);
 
+/// modules_to_not_convert with lm_head, unless that was quantized: peers make a module of it also where it is tied, and
+/// quantize what they are not told to leave alone.
+std::vector<std::string> modules_kept_float(const QuantizationConfig& config);
+
 /// Every disk format of quantized linears.
 std::span<const LinearFormat> linear_formats();
 /// By `name`. Errors: InvalidArgument naming the known ones.

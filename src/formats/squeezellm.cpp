@@ -108,8 +108,7 @@ QuantizationConfig parse_squeezellm_config(const Json& raw) {
 
 Json make_squeezellm_config(const QuantizationConfig& config) {
   const double sparsity = config.raw.is_object() ? get_or(config.raw, "sparsity", 0.0) : 0.0;
-  std::vector<std::string> kept = config.modules_to_not_convert;
-  if (std::ranges::find(kept, "lm_head") == kept.end()) kept.emplace_back("lm_head");
+  const std::vector<std::string> kept = modules_kept_float(config);
   Json json{{"quant_method", "squeezellm"},   {"wbits", config.bits}, {"bits", config.bits},
             {"include_sparse", sparsity > 0}, {"sparsity", sparsity}, {"modules_to_not_convert", kept}};
   if (config.raw.is_object() && config.raw.contains("meta")) json["meta"] = config.raw["meta"];

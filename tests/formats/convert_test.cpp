@@ -167,6 +167,7 @@ TEST(Convert, CarriesFloatsBetweenVllmsFormAndCompressedTensors) {
     const LinearWeights linear = std::move(w);
     QuantizationConfig config;
     config.modules = {scheme_of("m", linear, -1)};
+    config.raw = {{"kv_cache_scheme", {{"num_bits", 8}, {"type", "float"}}}};
     CheckpointWriter writer(folder / "a");
     writer.add_linear("m", linear, "fp8");
     writer.finish({Json{{"quantization_config", make_quantization_config("fp8", config)}}, {}});
@@ -175,6 +176,8 @@ TEST(Convert, CarriesFloatsBetweenVllmsFormAndCompressedTensors) {
     expect_same_files(folder / "a", folder / "c");
     const Json json = read_json_file(folder / "c/config.json")["quantization_config"];
     EXPECT_EQ(json.contains("weight_block_size"), block_size > 0);
+    EXPECT_EQ(json["ignored_layers"], Json({"lm_head"}));
+    EXPECT_EQ(json["kv_cache_scheme"]["num_bits"], 8);
   }
 }
 
