@@ -40,7 +40,8 @@ class Inspect(unittest.TestCase):
                 (["--method", "rtn", "--group-size", "32", "--format", "autoawq", "--asym"], "awq", "int4 g32 asym"),
                 (["--method", "rtn", "--group-size", "-1", "--bits", "8", "--format", "compressed-tensors"],
                  "compressed-tensors", "int8 per channel sym"),
-                (["--method", "fp8"], "fp8", "fp8 per channel")]:
+                (["--method", "fp8"], "compressed-tensors", "fp8 per channel"),
+                (["--method", "fp8", "--weight-strategy", "tensor"], "fp8", "fp8 per tensor")]:
             code, text, error = self.inspect(self.quantize(*flags), "--json")
             self.assertEqual(code, 0, error)
             found = json.loads(text)
