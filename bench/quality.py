@@ -124,7 +124,8 @@ def evaluate(arguments, model, folder, row, tasks, text, windows):
     run(command)
     models = json.loads(report.read_text())["models"]
     report.unlink()
-    return next(entry["metrics"] for entry in models if entry["name"] == str(folder))
+    return models[-1]["metrics"] if len(models) == 1 else next(
+        entry["metrics"] for entry in models if pathlib.Path(entry["name"]).name == folder.name)
 
 
 def measure(arguments, model, row, gsm8k):
@@ -133,8 +134,11 @@ def measure(arguments, model, row, gsm8k):
     if result.exists():
         return json.loads(result.read_text())
     folder = arguments.work / row.name
-    shutil.rmtree(folder, ignore_errors=True)
-    seconds = quantize(arguments, model, row, folder)
+    timing = arguments.work / f"{row.name}.seconds"
+    if not timing.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        timing.write_text(json.dumps(quantize(arguments, model, row, folder)))
+    seconds = json.loads(timing.read_text())
     wiki = arguments.data / "wikitext2" / "test.txt"
     near = evaluate(arguments, model, folder, row, "ppl,kl", wiki, 4)
     far = evaluate(arguments, model, folder, row, "ppl", wiki, 20)
