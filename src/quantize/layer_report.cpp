@@ -68,6 +68,16 @@ std::int64_t count_clipped(const weights::GroupedIntWeights& w, Matrix<const flo
   return clipped;
 }
 
+/// Zero points take as many bits as codes in every format; in memory they are wider.
+std::int64_t bits_on_disk(const weights::LinearWeights& quantized) {
+  std::int64_t bits = 8 * weights::size_bytes(quantized);
+  if (const auto* grouped = std::get_if<weights::GroupedIntWeights>(&quantized)) {
+    bits -= 8 * static_cast<std::int64_t>(grouped->zeros.size_bytes());
+    bits += grouped->zeros.shape()[0] * grouped->zeros.shape()[1] * grouped->bits;
+  }
+  return bits;
+}
+
 double weight_error(Matrix<const float> weight, Matrix<const float> dequantized) {
   double error = 0;
   double norm = 0;
@@ -95,7 +105,7 @@ LayerReport describe_layer(std::string name, Matrix<const float> weight, const w
   report.out_features = weight.rows;
   report.in_features = weight.cols;
   const auto num_weights = static_cast<double>(weight.rows * weight.cols);
-  report.bits_per_weight = 8 * static_cast<double>(weights::size_bytes(quantized)) / num_weights;
+  report.bits_per_weight = static_cast<double>(bits_on_disk(quantized)) / num_weights;
   report.weight_error = weight_error(weight, dequantized);
   const ScaleRange scales = std::visit([](const auto& w) { return scale_range(w); }, quantized);
   report.scale_min = scales.min;

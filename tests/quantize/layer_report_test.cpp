@@ -46,7 +46,7 @@ TEST(LayerReport, SaysWhatIsStored) {
   const LayerReport report = describe_layer("a.b", weight.matrix<float>(), quantized, dequantized.matrix<float>());
   EXPECT_EQ(report.name, "a.b");
   EXPECT_LT(report.clipped_fraction.value(), 0.01);  // a min-max grid reaches everything but for its scale's f16
-  EXPECT_GT(report.bits_per_weight, 4.5);
+  EXPECT_DOUBLE_EQ(report.bits_per_weight, 4 + (16 + 4) / 32.0);  // code, scale, zero point
   EXPECT_GT(report.weight_error, 1e-4);
   EXPECT_LT(report.weight_error, 0.05);
   EXPECT_GT(report.scale_min, 0);
