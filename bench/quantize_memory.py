@@ -18,7 +18,11 @@ import resource
 import shutil
 import struct
 import subprocess
+import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "cli"))
+from tiny_model import byte_tokenizer  # noqa: E402
 
 SHAPES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32},
@@ -39,17 +43,6 @@ def tensor_shapes(config):
                             "mlp.down_proj": [hidden, intermediate]}.items():
             shapes[f"model.layers.{i}.{name}"] = shape
     return shapes
-
-
-def byte_tokenizer():
-    vocabulary, stand_in = {}, 256
-    for byte in range(256):
-        printable = 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174
-        vocabulary[chr(byte if printable else stand_in)] = byte
-        stand_in += not printable
-    return {"version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
-            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-            "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
 
 
 def random_halves(count):

@@ -28,6 +28,7 @@ Tile permute_columns(const Tile& tile, const std::vector<std::int32_t>& order) {
 
 GroupedIntWriter::GroupedIntWriter(std::int64_t out_features, std::int64_t in_features, std::int32_t bits,
                                    std::int64_t group_size) {
+  check(group_size > 0 && in_features % group_size == 0, "groups that do not divide a row");
   const std::int64_t num_groups = in_features / group_size;
   weights_.out_features = out_features;
   weights_.in_features = in_features;

@@ -30,7 +30,7 @@ struct Subcommand {
 };
 
 constexpr Subcommand kSubcommands[] = {
-    {"quantize", "make a model small: RTN, AWQ or GPTQ", add_quantize},
+    {"quantize", "make a model small: AWQ, GPTQ, FP8, SqueezeLLM or RTN", add_quantize},
     {"eval", "say what that cost: perplexity, KL, accuracy, against a baseline", add_eval},
     {"serve", "serve a model behind an OpenAI-compatible API", add_serve},
     {"generate", "continue a prompt, or answer it (--chat)", add_generate},

@@ -100,10 +100,6 @@ int run_reproduce(const ReproduceFlags& flags) {
     output += ".reproduced";
   }
   quantize::run_pipeline(recorded_options(report, flags, output));
-  const quantize::Report again = read_report(output);
-  if (again.identity != report.identity) {
-    print(fmt::format("the record says {}\n       now it is {}\n", report.identity.dump(), again.identity.dump()));
-  }
   std::vector<std::string> names = compared_files(flags.folder);
   std::vector<std::string> differing;
   for (const std::string& name : compared_files(output)) {
@@ -119,6 +115,9 @@ int run_reproduce(const ReproduceFlags& flags) {
   }
   print(fmt::format("{}: {} of {} files differ from what was made again in {}: {}\n", flags.folder.string(),
                     differing.size(), names.size(), output.string(), fmt::join(differing, ", ")));
+  if (const Json now = read_report(output).identity; now != report.identity) {
+    print(fmt::format("the record says {}\n       now it is {}\n", report.identity.dump(), now.dump()));
+  }
   return kDiffers;
 }
 
