@@ -122,7 +122,8 @@ Plan make_plan(EvalOptions options, Thresholds thresholds, Baseline baseline) {
     }
   }
   // Read again once models are loaded; here a wrong name costs milliseconds instead.
-  if (std::ranges::any_of(plan.tasks, [](const auto& task) { return task->needs_text(); })) read_text(options);
+  const bool needs_text = std::ranges::any_of(plan.tasks, [](const auto& task) { return task->needs_text(); });
+  if (needs_text && options.text_tokens.empty()) read_text(options);
   const std::vector<MetricSpec> specs = metrics_of(plan.tasks);
   check_names(specs);
   if (!thresholds.is_empty() && baseline == Baseline::None) {

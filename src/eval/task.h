@@ -66,6 +66,7 @@ struct Model {
 struct EvalOptions {
   std::vector<std::string> tasks;                 // "ppl", "kl", "continuation", "choice:FILE.jsonl"
   std::vector<std::filesystem::path> text_files;  // joined as they are
+  std::vector<std::int32_t> text_tokens;          // a text that is tokens already, instead of text_files
   std::int64_t num_windows = 0;                   // first windows of the text; 0: all whole ones
   std::int64_t window_len = 0;                    // tokens; 0: 2048, or the models' context where that is shorter
   std::int64_t limit = 0;                         // items of a choice or continuation task; 0: its default
@@ -91,8 +92,8 @@ class TaskContext {
   const tokenizer::Tokenizer& tokenizer() const { return models_.front().engine->tokenizer(); }
 
   /// The text files, joined and tokenised once as transformers' `tokenizer(text)` does: BOS stands in front of the
-  /// whole text where the tokenizer adds one, never in front of each window. Errors: InvalidArgument without --text or
-  /// for an empty text; as read_corpus_file.
+  /// whole text where the tokenizer adds one, never in front of each window; or the options' tokens. Errors:
+  /// InvalidArgument without --text or for an empty text; as read_corpus_file.
   const std::vector<std::int32_t>& text_tokens();
   /// One pass of every model over the windows of the text, made when first asked for. Errors: InvalidArgument where the
   /// text is shorter than a window.

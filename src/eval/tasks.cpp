@@ -82,6 +82,7 @@ TaskContext::TaskContext(std::vector<Model>& models, const EvalOptions& options,
     : models_(models), options_(options), compare_(compare) {}
 
 const std::vector<std::int32_t>& TaskContext::text_tokens() {
+  if (!options_.text_tokens.empty()) return options_.text_tokens;
   if (!text_tokens_) text_tokens_ = tokenizer().encode(read_text(options_));
   return *text_tokens_;
 }
@@ -98,7 +99,8 @@ const std::vector<WindowScores>& TaskContext::window_scores() {
     throw Error(ErrorCode::InvalidArgument,
                 fmt::format("{}: the text has {} tokens, less than one window of {}; give a longer text or a smaller "
                             "--window-len",
-                            options_.text_files.front().string(), tokens.size(), plan.window_len));
+                            options_.text_files.empty() ? "tokens" : options_.text_files.front().string(),
+                            tokens.size(), plan.window_len));
   }
   if (options_.num_windows > available) {
     throw Error(ErrorCode::InvalidArgument, fmt::format("--windows {}: the text has {} windows of {} tokens",

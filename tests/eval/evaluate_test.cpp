@@ -75,6 +75,17 @@ TEST_F(Evaluate, BosStandsOnceInFrontOfTheWholeText) {
   EXPECT_EQ(engine.scored[1][0], static_cast<std::int32_t>(read_text_file(text_.path())[31]));
 }
 
+TEST_F(Evaluate, TakesATextThatIsTokensAlready) {
+  options_.tasks = {"ppl"};
+  options_.text_files = {};
+  options_.window_len = 4;
+  options_.num_windows = 2;
+  for (std::int32_t token = 0; token < 9; ++token) options_.text_tokens.push_back(token);
+  run({&uniform_});
+  EXPECT_THAT(uniform_.scored,
+              testing::ElementsAre(testing::ElementsAre(0, 1, 2, 3), testing::ElementsAre(4, 5, 6, 7)));
+}
+
 TEST_F(Evaluate, ReadsLineEndsAsPythonDoes) {
   const TextFile file("ends.txt", "a\r\nb\rc\n\r\r\n");
   options_.text_files = {file.path()};
