@@ -23,16 +23,6 @@ Json tokenizer_config(const formats::Checkpoint& checkpoint) {
   return text ? parse_json(*text, "tokenizer_config.json") : Json();
 }
 
-std::unique_ptr<tokenizer::Tokenizer> load_tokenizer(const formats::Checkpoint& checkpoint) {
-  const auto text = checkpoint.side_file("tokenizer.json");
-  if (!text) {
-    throw Error(ErrorCode::NotFound,
-                fmt::format("{}: tokenizer.json is missing; calibration text cannot be tokenized without it",
-                            checkpoint.path().string()));
-  }
-  return tokenizer::Tokenizer::from_json(*text, tokenizer_config(checkpoint));
-}
-
 /// Renders conversations as the model saw them in training.
 class Conversations {
  public:
@@ -84,6 +74,19 @@ std::vector<std::int32_t> tokenize_json_lines(std::string_view text, const std::
   return tokens;
 }
 
+/// Windows of seq_len, none of which spans two files.
+std::vector<std::span<const std::int32_t>> cut_windows(std::span<const std::vector<std::int32_t>> files,
+                                                       std::int64_t seq_len) {
+  const auto len = static_cast<std::size_t>(seq_len);
+  std::vector<std::span<const std::int32_t>> windows;
+  for (const std::vector<std::int32_t>& file : files) {
+    for (std::size_t end = len; end <= file.size(); end += len) {
+      windows.push_back(std::span(file).subspan(end - len, len));
+    }
+  }
+  return windows;
+}
+
 /// The first `count` of a random permutation; a generator and a shuffle of our own choosing, since the standard's
 /// distributions differ between libraries.
 std::vector<std::int64_t> draw(std::int64_t num_windows, std::int64_t count, std::uint64_t seed) {
@@ -95,8 +98,29 @@ std::vector<std::int64_t> draw(std::int64_t num_windows, std::int64_t count, std
     std::swap(windows[static_cast<std::size_t>(i)], windows[static_cast<std::size_t>(other)]);
   }
   windows.resize(static_cast<std::size_t>(count));
-  std::ranges::sort(windows);
   return windows;
+}
+
+/// The windows named, in the order of the text.
+CalibrationSamples gather(const std::vector<std::span<const std::int32_t>>& windows, std::vector<std::int64_t> indices,
+                          std::int64_t seq_len) {
+  std::ranges::sort(indices);
+  CalibrationSamples samples;
+  samples.num_samples = static_cast<std::int64_t>(indices.size());
+  samples.seq_len = seq_len;
+  for (const std::int64_t idx : indices) {
+    const auto window = windows[static_cast<std::size_t>(idx)];
+    samples.tokens.insert(samples.tokens.end(), window.begin(), window.end());
+  }
+  return samples;
+}
+
+std::vector<std::vector<std::int32_t>> tokenize_sources(const formats::Checkpoint& checkpoint,
+                                                        const CalibrationOptions& options) {
+  const auto tokenizer = load_tokenizer(checkpoint);
+  std::vector<std::vector<std::int32_t>> files;
+  for (const std::string& source : options.sources) files.push_back(tokenize_file(source, checkpoint, *tokenizer));
+  return files;
 }
 
 }  // namespace
@@ -104,14 +128,26 @@ std::vector<std::int64_t> draw(std::int64_t num_windows, std::int64_t count, std
 CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
                                 int num_threads) {
   if (options.sources.front() == "self") return write_own_samples(checkpoint.path(), options, num_threads);
-  const auto tokenizer = load_tokenizer(checkpoint);
-  std::vector<std::vector<std::int32_t>> files;
-  for (const std::string& source : options.sources) files.push_back(tokenize_file(source, checkpoint, *tokenizer));
-  return draw_samples(files, options);
+  return draw_samples(tokenize_sources(checkpoint, options), options);
+}
+
+CalibrationSamples make_held_out(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
+                                 std::int64_t num_windows) {
+  return draw_held_out(tokenize_sources(checkpoint, options), options, num_windows);
 }
 
 std::string describe_sources(const CalibrationOptions& options) {
   return fmt::format("{}", fmt::join(options.sources, ", "));
+}
+
+std::unique_ptr<tokenizer::Tokenizer> load_tokenizer(const formats::Checkpoint& checkpoint) {
+  const auto text = checkpoint.side_file("tokenizer.json");
+  if (!text) {
+    throw Error(ErrorCode::NotFound,
+                fmt::format("{}: tokenizer.json is missing; calibration text cannot be tokenized without it",
+                            checkpoint.path().string()));
+  }
+  return tokenizer::Tokenizer::from_json(*text, tokenizer_config(checkpoint));
 }
 
 std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const formats::Checkpoint& checkpoint,
@@ -122,33 +158,32 @@ std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const
 }
 
 CalibrationSamples draw_samples(std::span<const std::vector<std::int32_t>> files, const CalibrationOptions& options) {
-  std::int64_t num_tokens = 0;
-  std::vector<std::span<const std::int32_t>> windows;
-  const auto seq_len = static_cast<std::size_t>(options.seq_len);
-  for (const std::vector<std::int32_t>& file : files) {
-    num_tokens += static_cast<std::int64_t>(file.size());
-    for (std::size_t end = seq_len; end <= file.size(); end += seq_len) {
-      windows.push_back(std::span(file).subspan(end - seq_len, seq_len));
-    }
-  }
+  const auto windows = cut_windows(files, options.seq_len);
   const auto num_windows = static_cast<std::int64_t>(windows.size());
+  std::int64_t num_tokens = 0;
+  for (const std::vector<std::int32_t>& file : files) num_tokens += static_cast<std::int64_t>(file.size());
   if (num_windows == 0) {
     throw Error(ErrorCode::InvalidArgument,
                 fmt::format("{}: {} tokens are less than one sample of {}; give more text or a smaller --seq-len",
                             describe_sources(options), num_tokens, options.seq_len));
   }
-  CalibrationSamples samples;
-  samples.seq_len = options.seq_len;
-  samples.num_samples = std::min(num_windows, options.num_samples);
-  if (samples.num_samples < options.num_samples) {
+  const std::int64_t num_samples = std::min(num_windows, options.num_samples);
+  if (num_samples < options.num_samples) {
     log::warning("{}: {} tokens give {} samples of {}, not the {} asked for", describe_sources(options), num_tokens,
-                 samples.num_samples, options.seq_len, options.num_samples);
+                 num_samples, options.seq_len, options.num_samples);
   }
-  for (const std::int64_t idx : draw(num_windows, samples.num_samples, options.seed)) {
-    const auto window = windows[static_cast<std::size_t>(idx)];
-    samples.tokens.insert(samples.tokens.end(), window.begin(), window.end());
-  }
-  return samples;
+  return gather(windows, draw(num_windows, num_samples, options.seed), options.seq_len);
+}
+
+CalibrationSamples draw_held_out(std::span<const std::vector<std::int32_t>> files, const CalibrationOptions& options,
+                                 std::int64_t num_windows) {
+  const auto windows = cut_windows(files, options.seq_len);
+  const auto available = static_cast<std::int64_t>(windows.size());
+  const std::int64_t num_samples = std::min(available, options.num_samples);
+  // A permutation's first windows do not depend on how many of it are asked for.
+  std::vector<std::int64_t> drawn = draw(available, std::min(available, num_samples + num_windows), options.seed);
+  drawn.erase(drawn.begin(), drawn.begin() + num_samples);
+  return gather(windows, std::move(drawn), options.seq_len);
 }
 
 }  // namespace nibble::quantize

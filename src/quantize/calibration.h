@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,6 +39,14 @@ std::string describe_sources(const CalibrationOptions& options);
 /// full.
 CalibrationSamples draw_samples(std::span<const std::vector<std::int32_t>> files, const CalibrationOptions& options);
 
+/// The next num_windows of the same draw: windows that are none of the samples, in the order of the text, to judge a
+/// model on. Fewer are left: all of those, which may be none.
+CalibrationSamples draw_held_out(std::span<const std::vector<std::int32_t>> files, const CalibrationOptions& options,
+                                 std::int64_t num_windows);
+
+/// The model's own tokenizer. Errors: NotFound without a tokenizer.json; as Tokenizer::from_json.
+std::unique_ptr<tokenizer::Tokenizer> load_tokenizer(const formats::Checkpoint& checkpoint);
+
 /// All of a file's text, tokenized once. A .jsonl file holds an object a line, {"text": …} or {"messages": […]};
 /// messages go through the model's chat template. Any other file is plain text. Errors: NotFound; InvalidArgument with
 /// the line.
@@ -52,5 +61,9 @@ CalibrationSamples write_own_samples(const std::filesystem::path& model, const C
 /// From files or from the model itself, as `options.sources` says.
 CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
                                 int num_threads);
+
+/// draw_held_out from the files of `options.sources`.
+CalibrationSamples make_held_out(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,
+                                 std::int64_t num_windows);
 
 }  // namespace nibble::quantize

@@ -66,6 +66,32 @@ TEST(DrawSamples, NoneSpansTwoFiles) {
   EXPECT_EQ(samples.sample(4)[9], 1029);
 }
 
+TEST(DrawHeldOut, SharesNoWindowWithTheSamplesAndLeavesThemAlone) {
+  const auto tokens = files(counting(1005));
+  const auto samples = draw_samples(tokens, options_of(60, 10, 5));
+  const auto held_out = draw_held_out(tokens, options_of(60, 10, 5), 30);
+  ASSERT_EQ(held_out.num_samples, 30);
+  ASSERT_EQ(held_out.seq_len, 10);
+  std::set<std::int32_t> first_tokens;
+  for (std::int64_t i = 0; i < 60; ++i) first_tokens.insert(samples.sample(i)[0]);
+  std::int32_t previous = -1;
+  for (std::int64_t i = 0; i < 30; ++i) {
+    const auto window = held_out.sample(i);
+    EXPECT_FALSE(first_tokens.contains(window[0]));
+    EXPECT_EQ(window[9], window[0] + 9);
+    EXPECT_GT(window[0], previous);
+    previous = window[0];
+  }
+}
+
+TEST(DrawHeldOut, GivesWhatIsLeft) {
+  const auto tokens = files(counting(100));
+  EXPECT_EQ(draw_held_out(tokens, options_of(8, 10), 30).num_samples, 2);
+  EXPECT_EQ(draw_held_out(tokens, options_of(10, 10), 30).num_samples, 0);
+  EXPECT_EQ(draw_held_out(tokens, options_of(128, 10), 30).num_samples, 0);
+  EXPECT_EQ(draw_held_out(files(counting(9)), options_of(1, 10), 30).num_samples, 0);
+}
+
 class TokenizeFileTest : public ::testing::Test {
  protected:
   TokenizeFileTest() {
