@@ -90,7 +90,7 @@ def main():
     if not model.exists():
         write_model(model, options.shape, options.layers)
     text = options.work / "text.txt"
-    letters = random.Random(2).choices("abcdefghijklmnopqrstuvwxyz", k=options.samples * options.seq_len + 1)
+    letters = random.Random(2).choices("abcdefghijklmnopqrstuvwxyz", k=2 * options.samples * options.seq_len + 1)
     text.write_text("".join(letters))
     start = time.monotonic()
     done = subprocess.run([options.nibble, "quantize", model, "--output", output, "--calibration", text,

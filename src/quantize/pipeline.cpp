@@ -302,8 +302,7 @@ class Pipeline {
             .checkpoint_format = std::string(plan_.method->checkpoint_format(options_.method_options)),
             .input_bytes = checkpoint_.size_bytes(),
             .output_bytes = report.output_bytes,
-            .layers = report.layers,
-            .judged = nullptr};
+            .layers = report.layers};
   }
 
   static void add_to(PipelineReport& report, const JournalEntry& entry) {
@@ -328,23 +327,30 @@ class Pipeline {
 
 }  // namespace
 
-PipelineReport run_pipeline(const PipelineOptions& options) {
+PipelineReport run_pipeline(const PipelineOptions& options, const std::function<void()>& judge) {
   const auto start = std::chrono::steady_clock::now();
-  const auto checkpoint = formats::Checkpoint::open(options.model);
+  auto checkpoint = formats::Checkpoint::open(options.model);
   const Plan plan = make_plan(*checkpoint, options);
-  Pipeline pipeline(*checkpoint, plan, options);
-  pipeline.check_resources();
+  auto pipeline = std::make_unique<Pipeline>(*checkpoint, plan, options);
+  pipeline->check_resources();
   Journal journal(options.output, options.resume, run_identity(*checkpoint, plan, options));
   PipelineReport report;
   if (journal.is_finished()) {
     log::info("{}: was finished already", options.output.string());
+    report.output_bytes = read_report(options.output).output_bytes;
   } else {
-    report = pipeline.run(journal);
+    report = pipeline->run(journal);
   }
-  journal.remove();
   report.input_bytes = checkpoint->size_bytes();
   report.checkpoint_format = plan.format;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  pipeline.reset();
+  checkpoint.reset();
+  if (judge) {
+    crash_point();
+    judge();
+  }
+  journal.remove();
   return report;
 }
 

@@ -49,8 +49,14 @@ struct PipelineReport {
   double seconds = 0;
 };
 
-/// Checks everything that can be checked first, then calibrates, quantizes and writes.
-/// Errors: InvalidArgument and Unsupported naming flag, layer and the values that work; whatever files report.
-PipelineReport run_pipeline(const PipelineOptions& options);
+/// Checks everything that can be checked first, then calibrates, quantizes and writes. `judge` (may be empty) runs once
+/// the checkpoint is complete and this run has let go of its memory, while its folder is still locked: a run that was
+/// stopped there comes to it again when it is resumed, without quantizing again.
+/// Errors: InvalidArgument and Unsupported naming flag, layer and the values that work; whatever files and `judge`
+/// report.
+PipelineReport run_pipeline(const PipelineOptions& options, const std::function<void()>& judge);
+inline PipelineReport run_pipeline(const PipelineOptions& options) {
+  return run_pipeline(options, {});
+}
 
 }  // namespace nibble::quantize

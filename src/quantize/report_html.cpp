@@ -260,10 +260,25 @@ std::string totals(const Report& report) {
   text += figure("smaller", fmt::format("{:.2f}×", output > 0 ? input / output : 0));
   text += figure("bits a weight", fmt::format("{:.2f}", report.bits_per_weight()));
   text += figure("time", format_duration(report.seconds()));
-  if (report.judged.is_object()) {
-    for (const auto& [name, value] : report.judged.items()) {
-      if (value.is_number()) text += figure(escape(name), fmt::format("{:.4g}", value.get<double>()));
-    }
+  return text + "</dl>\n";
+}
+
+std::string judgment(const Report& report) {
+  if (!report.judged) return {};
+  const Judgment& judged = *report.judged;
+  std::string text = "<h2>What it cost</h2><p class=\"note\">" +
+                     fmt::format(
+                         "The written checkpoint against the float model, token by token, on {} windows of {} "
+                         "tokens of {}; activations in f32. ± is one standard error.",
+                         judged.num_windows, judged.window_len, escape(judged.text)) +
+                     "</p><dl>";
+  text += figure("KL to the float model", fmt::format("{:.4f} ± {:.4f} nats", judged.kl, judged.kl_standard_error));
+  text += figure("same most likely token", fmt::format("{:.1f} %", 100 * judged.top1));
+  text += figure("perplexity", fmt::format("{:.2f}", judged.ppl));
+  text += figure("of the float model", fmt::format("{:.2f}", judged.float_ppl));
+  if (judged.max_kl) {
+    text +=
+        figure(fmt::format("at most {} nats allowed", *judged.max_kl), judged.is_rejected ? "rejected" : "accepted");
   }
   return text + "</dl>\n";
 }
@@ -277,6 +292,7 @@ std::string render_html(const Report& report) {
   page += fmt::format("<h1>{}</h1><p class=\"note\">quantized by nibble into the {} format</p>\n", title,
                       escape(report.checkpoint_format));
   page += totals(report);
+  page += judgment(report);
   page += error_chart(report);
   page += heat_map(report, output_error, "Output error by linear", "Where the method lost most.");
   page += heat_map(report, clipped_fraction, "Clipped weights", "Weights outside what their group's grid reaches.");

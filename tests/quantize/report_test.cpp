@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <string>
 
 namespace nibble::quantize {
@@ -40,9 +42,61 @@ Report two_blocks() {
   return report;
 }
 
+Judgment some_judgment() {
+  return {.kl = 0.1032,
+          .kl_standard_error = 0.0041,
+          .top1 = 0.812,
+          .ppl = 26.81,
+          .float_ppl = 24.7,
+          .text = "a<b>.txt, held out",
+          .num_windows = 4,
+          .window_len = 512};
+}
+
 TEST(Report, ReadsBackWhatItWrote) {
-  const Report report = two_blocks();
+  Report report = two_blocks();
   EXPECT_EQ(to_json(report_from_json(to_json(report))), to_json(report));
+  report.judged = some_judgment();
+  EXPECT_EQ(to_json(report_from_json(to_json(report))), to_json(report));
+  report.judged->max_kl = 0.1;
+  report.judged->is_rejected = true;
+  EXPECT_EQ(to_json(report_from_json(to_json(report))), to_json(report));
+}
+
+TEST(Report, AModelThatGivesNaNReadsBackAsSuch) {
+  Report report = two_blocks();
+  report.judged = some_judgment();
+  report.judged->kl = report.judged->ppl = std::numeric_limits<double>::quiet_NaN();
+  const Report read = report_from_json(parse_json(to_json(report).dump(), "report"));
+  EXPECT_TRUE(std::isnan(read.judged->kl));
+  EXPECT_TRUE(std::isnan(read.judged->ppl));
+  EXPECT_EQ(read.judged->top1, 0.812);
+}
+
+TEST(Report, MissingPartsOfAJudgmentAreNamed) {
+  Report report = two_blocks();
+  report.judged = some_judgment();
+  Json json = to_json(report);
+  json["judged"].erase("kl");
+  try {
+    report_from_json(json);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("judged: kl"));
+  }
+}
+
+TEST(ReportPage, SaysWhatItCostWhereThatWasMeasured) {
+  Report report = two_blocks();
+  EXPECT_THAT(render_html(report), Not(HasSubstr("What it cost")));
+  report.judged = some_judgment();
+  const std::string page = render_html(report);
+  for (const char* part : {"0.1032 ± 0.0041 nats", "81.2 %", "26.81", "24.70", "4 windows of 512 tokens of a&lt;b&gt;"})
+    EXPECT_THAT(page, HasSubstr(part));
+  EXPECT_THAT(page, Not(HasSubstr("allowed")));
+  report.judged->max_kl = 0.1;
+  report.judged->is_rejected = true;
+  EXPECT_THAT(render_html(report), HasSubstr("rejected"));
 }
 
 TEST(Report, BitsAreWeighedByTheSizesOfLinears) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "apps/nibble/flags.h"
+#include "apps/nibble/judge_flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/quantize_flags.h"
 #include "apps/nibble/subcommands.h"
@@ -22,11 +23,15 @@
 #include "core/progress.h"
 #include "hub/hub.h"
 #include "quantize/pipeline.h"
+#include "workflow/quantize_and_judge.h"
 
 namespace nibble::apps {
 namespace {
 
 using quantize::Symmetry;
+
+constexpr int kDone = 0;
+constexpr int kRejected = 3;
 
 /// What the flags say, before they are brought together.
 struct QuantizeFlags {
@@ -178,7 +183,7 @@ std::vector<std::string> recorded_arguments(const CLI::App& command) {
   std::vector<std::string> arguments;
   for (const CLI::Option* option : command.get_options()) {
     const std::string name = option->get_single_name();
-    if (option->count() == 0 || std::ranges::find(kLeftOut, name) != kLeftOut.end()) continue;
+    if (option->count() == 0 || is_judge_flag(*option) || std::ranges::find(kLeftOut, name) != kLeftOut.end()) continue;
     if (option->get_expected_max() == 0) {
       arguments.push_back("--" + name);
       continue;
@@ -193,12 +198,18 @@ std::vector<std::string> recorded_arguments(const CLI::App& command) {
   return arguments;
 }
 
-int run_quantize(const quantize::PipelineOptions& options) {
-  const quantize::PipelineReport report = quantize::run_pipeline(options);
+int run_quantize(const quantize::PipelineOptions& options, const std::optional<workflow::JudgeOptions>& judge) {
+  const auto [report, judgment] = workflow::quantize_and_judge(options, judge);
   print(fmt::format("{}: {} in the {} format from {}, {}\n", options.output.string(),
                     format_bytes(static_cast<double>(report.output_bytes)), report.checkpoint_format,
                     format_bytes(static_cast<double>(report.input_bytes)), format_duration(report.seconds)));
-  return 0;
+  if (!judgment) return kDone;
+  print(fmt::format("{}, on {} windows of {} tokens of {}\n", judgment->summary(), judgment->num_windows,
+                    judgment->window_len, judgment->text));
+  if (!judgment->is_rejected) return kDone;
+  print(fmt::format("rejected: KL {:.4f} nats, at most {} allowed; the checkpoint stays in {}\n", judgment->kl,
+                    judgment->max_kl.value(), options.output.string()));
+  return kRejected;
 }
 
 /// `--name`, `--name true`, `--name=false`.
@@ -295,7 +306,10 @@ void register_codebook_flags(CLI::App& command, QuantizeFlags& flags) {
 }  // namespace
 
 std::function<int()> add_quantize(CLI::App& command) {
-  return [options = add_quantize_flags(command)] { return run_quantize(options()); };
+  const auto options = add_quantize_flags(command);
+  const auto judge = add_judge_flags(command);
+  command.footer("Exit codes: 0 done, 1 error, 2 usage, 3 rejected by --max-kl.");
+  return [options, judge] { return run_quantize(options(), judge()); };
 }
 
 std::function<quantize::PipelineOptions()> add_quantize_flags(CLI::App& command) {

@@ -33,19 +33,6 @@ struct ReproduceFlags {
   int num_threads = 0;
 };
 
-quantize::Report read_report(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / quantize::kReportFile;
-  if (!std::filesystem::exists(path)) {
-    throw Error(ErrorCode::NotFound, fmt::format("{}: holds no {}; only what nibble quantize wrote can be made again",
-                                                 folder.string(), quantize::kReportFile));
-  }
-  try {
-    return quantize::report_from_json(read_json_file(path));
-  } catch (const Error& error) {
-    throw error.in(path.string());
-  }
-}
-
 /// The recorded flags, read as if they had just been typed.
 quantize::PipelineOptions recorded_options(const quantize::Report& report, const ReproduceFlags& flags,
                                            const std::filesystem::path& output) {
@@ -92,7 +79,7 @@ bool same_content(const std::filesystem::path& a, const std::filesystem::path& b
 }
 
 int run_reproduce(const ReproduceFlags& flags) {
-  const quantize::Report report = read_report(flags.folder);
+  const quantize::Report report = quantize::read_report(flags.folder);
   std::filesystem::path output = flags.output;
   if (output.empty()) {
     output = flags.folder;
@@ -115,7 +102,7 @@ int run_reproduce(const ReproduceFlags& flags) {
   }
   print(fmt::format("{}: {} of {} files differ from what was made again in {}: {}\n", flags.folder.string(),
                     differing.size(), names.size(), output.string(), fmt::join(differing, ", ")));
-  if (const Json now = read_report(output).identity; now != report.identity) {
+  if (const Json now = quantize::read_report(output).identity; now != report.identity) {
     print(fmt::format("the record says {}\n       now it is {}\n", report.identity.dump(), now.dump()));
   }
   return kDiffers;
