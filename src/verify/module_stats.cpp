@@ -114,6 +114,36 @@ double zero_variance(const GroupedIntWeights& w, std::span<const double> means, 
   return variance(differences);
 }
 
+/// Pairs of (row, group) that a correlation needs, and the part of them whose zero point lies off its row's mean.
+constexpr std::int64_t kMinCorrelated = 256;
+constexpr double kMinZeroSpread = 0.02;
+
+/// Correlation of mean codes and zero points, each less its row's mean.
+std::optional<double> zero_correlation(const GroupedIntWeights& w, std::span<const double> means) {
+  const std::int64_t num_groups = w.num_groups();
+  if (num_groups < 2 || w.out_features * num_groups < kMinCorrelated) return std::nullopt;
+  double products = 0;
+  double code_squares = 0;
+  double zero_squares = 0;
+  for (std::int64_t o = 0; o < w.out_features; ++o) {
+    const std::int16_t* zeros = w.zeros.matrix<std::int16_t>().row(o);
+    const std::span<const double> codes = means.subspan(static_cast<std::size_t>(o * num_groups), w.num_groups());
+    const double mean_code = std::accumulate(codes.begin(), codes.end(), 0.0) / static_cast<double>(num_groups);
+    const double mean_zero = std::accumulate(zeros, zeros + num_groups, 0.0) / static_cast<double>(num_groups);
+    for (std::int64_t g = 0; g < num_groups; ++g) {
+      const double code = codes[static_cast<std::size_t>(g)] - mean_code;
+      const double zero = zeros[g] - mean_zero;
+      products += code * zero;
+      code_squares += code * code;
+      zero_squares += zero * zero;
+    }
+  }
+  if (code_squares == 0 || zero_squares < kMinZeroSpread * static_cast<double>(w.out_features * num_groups)) {
+    return std::nullopt;
+  }
+  return products / std::sqrt(code_squares * zero_squares);
+}
+
 GridStats grid_stats(const GroupedIntWeights& w) {
   GridStats stats;
   stats.bits = w.bits;
@@ -128,6 +158,9 @@ GridStats grid_stats(const GroupedIntWeights& w) {
     const double back = zero_variance(w, means, [](std::int64_t o) { return from_awq_order(o); });
     stats.zero_variance_reordered = std::min(there, back);
   }
+
+  if (w.num_groups() < 2) return stats;  // nothing to deal columns to
+  if (!stats.is_symmetric) stats.zero_correlation = zero_correlation(w, means);
 
   std::vector<std::int32_t> at_random = groups;
   std::mt19937 random(1);

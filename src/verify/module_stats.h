@@ -31,6 +31,9 @@ struct GridStats {
   /// AWQ's order; 0 where that makes no sense.
   double zero_variance = 0;
   double zero_variance_reordered = 0;
+  /// Correlation, over the groups of each row, of mean code and zero point: both follow what the group holds. Columns
+  /// dealt to other groups lose it. Nothing where zero points hardly differ, or groups are too few.
+  std::optional<double> zero_correlation;
 };
 
 /// What verify wants to know of one linear; one pass over its dequantized rows.

@@ -147,7 +147,8 @@ AWQ_FORMAT = (*RTN_ASYM, "--format", "autoawq")
 @pytest.mark.parametrize("flags", [
     RTN, RTN_ASYM, AWQ_FORMAT, (*RTN, "--bits", "3"), (*RTN_ASYM, "--bits", "3"), (*RTN, "--bits", "2"),
     (*RTN_ASYM, "--bits", "2"), (*RTN, "--bits", "8"), (*RTN_ASYM, "--bits", "8"),
-    ("--method", "rtn", "--group-size", "-1"), (*RTN, "--format", "compressed-tensors"),
+    ("--method", "rtn", "--group-size", "-1"), ("--method", "rtn", "--group-size", "-1", "--bits", "8", "--asym"),
+    (*RTN, "--format", "compressed-tensors"),
     (*RTN_ASYM, "--format", "compressed-tensors"), ("--method", "fp8"),
     ("--method", "fp8", "--format", "compressed-tensors"),
 ], ids=" ".join)
@@ -222,6 +223,14 @@ def awq_order_in_all(checkpoint):
             checkpoint.put(name, reorder_nibbles(checkpoint.tensors[name], AWQ_ORDER))
 
 
+QUERY, KEY = (f"model.layers.4.self_attn.{name}_proj" for name in "qk")
+
+
+def awq_order_in_query_and_key(checkpoint):
+    for module in (QUERY, KEY):
+        checkpoint.put(f"{module}.qweight", reorder_nibbles(checkpoint.tensors[f"{module}.qweight"], AWQ_ORDER))
+
+
 def shuffled_g_idx(checkpoint):
     numpy.random.default_rng(1).shuffle(checkpoint.tensors[f"{DOWN}.g_idx"])
 
@@ -264,6 +273,7 @@ def without(name):
 
 
 DESC_ACT = ("--method", "gptq", "--group-size", "64", "--desc_act", "true")
+DESC_ACT_2, DESC_ACT_3 = ((*DESC_ACT, "--asym", "--bits", bits) for bits in "23")
 NORM = "model.layers.3.input_layernorm.weight"
 
 
@@ -277,6 +287,10 @@ NORM = "model.layers.3.input_layernorm.weight"
     pytest.param(AWQ_FORMAT, plain_order_in_zeros, f"{DOWN}.qzeros", "another order", id="plain-order-in-zeros"),
     pytest.param(RTN, awq_order_in_gptq, f"{DOWN}.qweight", "AWQ's order", id="awq-order-in-gptq"),
     pytest.param(RTN, awq_order_in_all, f"{UP}.qweight", "AWQ's order", id="awq-order-in-all"),
+    pytest.param(RTN, awq_order_in_query_and_key, f"{QUERY}.qweight", "AWQ's order", id="awq-order-in-q-and-k"),
+    pytest.param(RTN, awq_order_in_query_and_key, f"{KEY}.qweight", "AWQ's order", id="awq-order-in-k-and-q"),
+    pytest.param(DESC_ACT_2, shuffled_g_idx, f"{DOWN}.g_idx", "its groups are not those", id="shuffled-g_idx-2-bit"),
+    pytest.param(DESC_ACT_3, shuffled_g_idx, f"{DOWN}.g_idx", "its groups are not those", id="shuffled-g_idx-3-bit"),
     pytest.param(DESC_ACT, shuffled_g_idx, f"{DOWN}.g_idx", "its groups are not those", id="shuffled-g_idx"),
     pytest.param(DESC_ACT, trivial_g_idx, f"{DOWN}.g_idx", "its groups are not those", id="sorted-g_idx"),
     pytest.param(DESC_ACT, without_g_idx, DOWN, "g_idx is missing", id="desc_act-without-g_idx"),
@@ -306,7 +320,7 @@ NORM = "model.layers.3.input_layernorm.weight"
                  id="fp8-zero-scale"),
 ])
 def test_a_planted_fault_is_named_with_its_tensor(verify, quantized, text, tmp_path, flags, plant, where, problem):
-    if flags == DESC_ACT:
+    if "--desc_act" in flags:
         flags = (*flags, "--calibration", str(text), "--samples", "4", "--seq-len", "128")
     checkpoint = Checkpoint(quantized(*flags))
     plant(checkpoint)
