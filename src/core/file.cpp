@@ -186,7 +186,10 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
 }
 
 std::string read_corpus_file(const std::filesystem::path& path, std::size_t max_bytes) {
-  std::string text = read_text_file(path, max_bytes);
+  return with_unix_line_ends(read_text_file(path, max_bytes));
+}
+
+std::string with_unix_line_ends(std::string text) {
   std::size_t kept = 0;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const bool is_return = text[i] == '\r';

@@ -86,6 +86,8 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
 /// A text to calibrate or measure on: as read_text_file, but with the line ends \r\n and \r as \n, which is how
 /// Python's text mode reads it and so what other programs' token counts and perplexities stand for.
 std::string read_corpus_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 30);
+/// The text with its line ends \r\n and \r as \n.
+std::string with_unix_line_ends(std::string text);
 /// Writes through an AtomicFile; a link is followed, and a device or FIFO written into where it stands.
 void write_text_file(const std::filesystem::path& path, std::string_view text);
 /// Makes the names in a folder (files created, renamed, removed) survive a power cut, where its file system can.

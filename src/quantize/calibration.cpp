@@ -5,12 +5,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
-#include <random>
 #include <string_view>
 #include <utility>
 
-#include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
 #include "tokenizer/chat_template.h"
@@ -47,9 +44,10 @@ void append(std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& 
   tokens.insert(tokens.end(), more.begin(), more.end());
 }
 
-std::vector<std::int32_t> tokenize_json_lines(std::string_view text, const std::string& file,
+std::vector<std::int32_t> tokenize_json_lines(std::string_view text, const Excerpt& excerpt,
                                               const formats::Checkpoint& checkpoint,
                                               const tokenizer::Tokenizer& tokenizer) {
+  const std::string origin = excerpt.is_whole ? "" : fmt::format(" behind byte {}", excerpt.begin);
   std::unique_ptr<Conversations> conversations;
   std::vector<std::int32_t> tokens;
   std::int64_t line_number = 0;
@@ -59,7 +57,7 @@ std::vector<std::int32_t> tokenize_json_lines(std::string_view text, const std::
     text.remove_prefix(std::min(end + 1, text.size()));
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string where = fmt::format("{} line {}", file, line_number);
+    const std::string where = fmt::format("{} line {}{}", excerpt.file.string(), line_number, origin);
     const Json object = parse_json(line, where);
     if (object.is_object() && object.contains("messages")) {
       if (!conversations) conversations = std::make_unique<Conversations>(checkpoint, tokenizer);
@@ -74,7 +72,7 @@ std::vector<std::int32_t> tokenize_json_lines(std::string_view text, const std::
   return tokens;
 }
 
-/// Windows of seq_len, none of which spans two files.
+/// Windows of seq_len, none of which spans two texts.
 std::vector<std::span<const std::int32_t>> cut_windows(std::span<const std::vector<std::int32_t>> files,
                                                        std::int64_t seq_len) {
   const auto len = static_cast<std::size_t>(seq_len);
@@ -84,20 +82,6 @@ std::vector<std::span<const std::int32_t>> cut_windows(std::span<const std::vect
       windows.push_back(std::span(file).subspan(end - len, len));
     }
   }
-  return windows;
-}
-
-/// The first `count` of a random permutation; a generator and a shuffle of our own choosing, since the standard's
-/// distributions differ between libraries.
-std::vector<std::int64_t> draw(std::int64_t num_windows, std::int64_t count, std::uint64_t seed) {
-  std::vector<std::int64_t> windows(static_cast<std::size_t>(num_windows));
-  std::iota(windows.begin(), windows.end(), 0);
-  std::mt19937_64 random(seed);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto other = i + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(num_windows - i));
-    std::swap(windows[static_cast<std::size_t>(i)], windows[static_cast<std::size_t>(other)]);
-  }
-  windows.resize(static_cast<std::size_t>(count));
   return windows;
 }
 
@@ -118,9 +102,13 @@ CalibrationSamples gather(const std::vector<std::span<const std::int32_t>>& wind
 std::vector<std::vector<std::int32_t>> tokenize_sources(const formats::Checkpoint& checkpoint,
                                                         const CalibrationOptions& options) {
   const auto tokenizer = load_tokenizer(checkpoint);
-  std::vector<std::vector<std::int32_t>> files;
-  for (const std::string& source : options.sources) files.push_back(tokenize_file(source, checkpoint, *tokenizer));
-  return files;
+  const std::vector<Excerpt> excerpts = choose_excerpts(options);
+  if (std::ranges::any_of(excerpts, [](const Excerpt& excerpt) { return !excerpt.is_whole; })) {
+    log::info("{}: reading {} excerpts drawn from all over the text", describe_sources(options), excerpts.size());
+  }
+  std::vector<std::vector<std::int32_t>> texts;
+  for (const Excerpt& excerpt : excerpts) texts.push_back(tokenize_excerpt(excerpt, checkpoint, *tokenizer));
+  return texts;
 }
 
 }  // namespace
@@ -150,11 +138,15 @@ std::unique_ptr<tokenizer::Tokenizer> load_tokenizer(const formats::Checkpoint& 
   return tokenizer::Tokenizer::from_json(*text, tokenizer_config(checkpoint));
 }
 
-std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const formats::Checkpoint& checkpoint,
-                                        const tokenizer::Tokenizer& tokenizer) {
-  const std::string text = read_corpus_file(file);
-  if (file.extension() == ".jsonl") return tokenize_json_lines(text, file.string(), checkpoint, tokenizer);
-  return tokenizer.encode(text);
+std::vector<Excerpt> choose_excerpts(const CalibrationOptions& options) {
+  return choose_excerpts(options.sources, excerpt_options(options.num_samples, options.seq_len, options.seed));
+}
+
+std::vector<std::int32_t> tokenize_excerpt(const Excerpt& excerpt, const formats::Checkpoint& checkpoint,
+                                           const tokenizer::Tokenizer& tokenizer) {
+  const std::string text = read_excerpt(excerpt);
+  if (excerpt.file.extension() == ".jsonl") return tokenize_json_lines(text, excerpt, checkpoint, tokenizer);
+  return tokenizer.encode(text, /*add_special_tokens=*/excerpt.begin == 0);  // BOS stands where a text begins
 }
 
 CalibrationSamples draw_samples(std::span<const std::vector<std::int32_t>> files, const CalibrationOptions& options) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "quantize/excerpts.h"
 #include "tokenizer/tokenizer.h"
 
 /// Calibration data: text → samples of token ids.
@@ -47,16 +48,18 @@ CalibrationSamples draw_held_out(std::span<const std::vector<std::int32_t>> file
 /// The model's own tokenizer. Errors: NotFound without a tokenizer.json; as Tokenizer::from_json.
 std::unique_ptr<tokenizer::Tokenizer> load_tokenizer(const formats::Checkpoint& checkpoint);
 
-/// All of a file's text, tokenized once. A .jsonl file holds an object a line, {"text": …} or {"messages": […]};
-/// messages go through the model's chat template. Any other file is plain text. Errors: NotFound; InvalidArgument with
-/// the line.
-std::vector<std::int32_t> tokenize_file(const std::filesystem::path& file, const formats::Checkpoint& checkpoint,
-                                        const tokenizer::Tokenizer& tokenizer);
+/// The tokens of an excerpt's text. A .jsonl file holds an object a line, {"text": …} or {"messages": […]}; messages go
+/// through the model's chat template. Any other file is plain text. Errors: NotFound; InvalidArgument with the line.
+std::vector<std::int32_t> tokenize_excerpt(const Excerpt& excerpt, const formats::Checkpoint& checkpoint,
+                                           const tokenizer::Tokenizer& tokenizer);
 
 /// The model's own text: num_samples continuations at temperature 1, from its BOS token and from random tokens by
 /// turns. Errors: whatever the engine reports.
 CalibrationSamples write_own_samples(const std::filesystem::path& model, const CalibrationOptions& options,
                                      int num_threads);
+
+/// What of the files in `options.sources` is read.
+std::vector<Excerpt> choose_excerpts(const CalibrationOptions& options);
 
 /// From files or from the model itself, as `options.sources` says.
 CalibrationSamples make_samples(const formats::Checkpoint& checkpoint, const CalibrationOptions& options,

@@ -97,10 +97,7 @@ Json identity_of_layers(const PipelineOptions& options) {
 
 Json identity_of_calibration(const CalibrationOptions& options) {
   const auto& [sources, num_samples, seq_len, seed] = options;
-  std::string text;
-  for (const std::string& source : sources) {
-    text += (text.empty() ? "" : ", ") + (source == "self" ? source : "sha256 " + sha256_hex_of_file(source));
-  }
+  const std::string text = sources.front() == "self" ? "self" : digest_of(choose_excerpts(options));
   return {{"text", text}, {"samples", num_samples}, {"seq_len", seq_len}, {"seed", seed}};
 }
 

@@ -11,7 +11,7 @@ namespace nibble::quantize {
 /// text, arithmetic. Not the number of threads, from which results are independent, and not where the files lie.
 ///
 /// Model files count by size, time of change and a digest of samples (head, tail and 64 pieces between), since reading
-/// 140 GB takes longer than this is worth; calibration text by its whole digest.
+/// 140 GB takes longer than this is worth; calibration text by the digest of what is read of it.
 /// Errors: NotFound and Unavailable of those files.
 Json run_identity(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options);
 

@@ -76,6 +76,41 @@ class Calibration(unittest.TestCase):
         log, _ = self.check_works(self.write("same.txt", "a" * 1000))
         self.assertIn("only 1 different tokens of a vocabulary of 256", log)
 
+    def quantize_measured(self, path):
+        """(standard error, bytes resident at the peak) of a run that works."""
+        type(self).num_outputs += 1
+        command = [NIBBLE, "quantize", self.folder / "model", "--method", "fp8", "--activation-scheme", "static",
+                   "--calibration", path, "--samples", "16", "--seq-len", "32", "--output",
+                   self.folder / f"output-{self.num_outputs}"]
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with running.stderr:
+            error = running.stderr.read()
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(running.returncode, 0, error)
+        return error, usage.ru_maxrss << 10
+
+    def test_ten_gigabytes_are_read_in_part(self):
+        path = self.folder / "huge.txt"
+        with open(path, "wb") as file:
+            file.truncate(10 << 30)  # holes between the lines
+            for position in range(0, 10 << 30, 64 << 20):
+                file.seek(position)
+                file.write(varied_text(1000).encode())
+        error, resident = self.quantize_measured(path)
+        self.assertRegex(error, r"huge.txt: reading \d+ excerpts drawn from all over the text")
+        self.assertLess(resident, 1 << 30)
+
+    def test_many_json_lines_are_read_in_part(self):
+        lines = "".join(json.dumps({"text": varied_text(500 * i, i)}) + "\n" for i in range(100))
+        path = self.write("large.jsonl", lines * (100_000_000 // len(lines)))
+        error, resident = self.quantize_measured(path)
+        self.assertRegex(error, r"large.jsonl: reading \d+ excerpts")
+        self.assertNotIn("different tokens", error)
+        self.assertLess(resident, 1 << 30)
+        path.write_text(path.read_text().replace('"text"', '"texts"'))
+        self.check_refused(path, part="large.jsonl line 1 behind byte ")
+
     def test_bytes_that_are_no_utf8_work_or_are_named(self):
         done, output = self.quantize(self.write("bytes.txt", bytes(range(256)) * 10))
         if done.returncode != 0:

@@ -99,9 +99,12 @@ class TokenizeFileTest : public ::testing::Test {
     checkpoint_ = formats::Checkpoint::open(folder_ / "model");
     tokenizer_ = tokenizer::Tokenizer::from_json(byte_tokenizer_json());
   }
+  static Excerpt whole(const std::filesystem::path& file) {
+    return {.file = file, .end = static_cast<std::int64_t>(std::filesystem::file_size(file))};
+  }
   std::string decoded(const std::string& file, const std::string& content) {
     write_text_file(folder_ / file, content);
-    return tokenizer_->decode(tokenize_file(folder_ / file, *checkpoint_, *tokenizer_));
+    return tokenizer_->decode(tokenize_excerpt(whole(folder_ / file), *checkpoint_, *tokenizer_));
   }
   TemporaryFolder folder_;
   std::unique_ptr<formats::Checkpoint> checkpoint_;
@@ -126,6 +129,23 @@ TEST_F(TokenizeFileTest, ALineWithoutTextIsNamed) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("b.jsonl line 2: expected {\"text\""));
+  }
+}
+
+TEST_F(TokenizeFileTest, AnExcerptIsItsBytes) {
+  write_text_file(folder_ / "c.txt", "one\ntwo\nthree\n");
+  const Excerpt part{.file = folder_ / "c.txt", .begin = 4, .end = 8, .is_whole = false};
+  EXPECT_EQ(tokenizer_->decode(tokenize_excerpt(part, *checkpoint_, *tokenizer_)), "two\n");
+}
+
+TEST_F(TokenizeFileTest, ABadLineOfAnExcerptIsNamedByItsPlace) {
+  write_text_file(folder_ / "d.jsonl", "{\"text\": \"fine\"}\n{\"text\": \"fine\"}\n{\"question\": \"?\"}\n");
+  const Excerpt part{.file = folder_ / "d.jsonl", .begin = 17, .end = 51, .is_whole = false};
+  try {
+    tokenize_excerpt(part, *checkpoint_, *tokenizer_);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("d.jsonl line 2 behind byte 17: expected"));
   }
 }
 
