@@ -98,6 +98,17 @@ bool Journal::is_in(const std::filesystem::path& output) {
   return std::filesystem::exists(output / kScratchFolder);
 }
 
+std::int64_t Journal::bytes_in(const std::filesystem::path& output) {
+  if (!is_in(output)) return 0;
+  std::int64_t total = 0;
+  std::error_code error;  // a file that goes in the meantime counts for nothing
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(output, error)) {
+    const auto size = entry.is_regular_file(error) ? entry.file_size(error) : 0;
+    if (!error) total += static_cast<std::int64_t>(size);
+  }
+  return total;
+}
+
 void Journal::lock() {
   std::error_code error;
   made_output_ = std::filesystem::create_directories(output_, error);

@@ -47,6 +47,8 @@ class Journal {
 
   /// Whether a run is at work in a folder, or was stopped there.
   static bool is_in(const std::filesystem::path& output);
+  /// Bytes of all files that such a run has in the folder; 0 where there is none.
+  static std::int64_t bytes_in(const std::filesystem::path& output);
   /// Whether the folder holds the finished checkpoint: a run was stopped while it cleaned up. Only `remove` is left.
   bool is_finished() const { return is_finished_; }
   /// Of this run, as it was given.

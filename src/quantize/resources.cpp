@@ -10,6 +10,7 @@
 
 #include "core/log.h"
 #include "core/progress.h"
+#include "quantize/journal.h"
 #include "quantize/linear_algebra.h"
 
 namespace nibble::quantize {
@@ -196,6 +197,8 @@ std::int64_t preflight(const Resources& resources, const PipelineOptions& option
   };
   spill(storage.inputs, resources.input_memory);
   spill(storage.hidden, resources.hidden_memory);
+  // A stopped run goes on in what it has written, or writes over it.
+  const std::int64_t written = Journal::bytes_in(options.output);
   const std::int64_t available = free_disk(options.output);
   std::string time;
   if (resources.flops > 0) {
@@ -205,7 +208,7 @@ std::int64_t preflight(const Resources& resources, const PipelineOptions& option
   log::info("needs about {} of memory ({} free), {} of disk ({} free){}", bytes_text(memory), bytes_text(free_memory),
             bytes_text(disk), bytes_text(available), time);
   if (storage.inputs == Residence::ScratchFile) log::info("activations beyond that go to a scratch file");
-  if (disk > available) {
+  if (disk - written > available) {
     throw Error(
         ErrorCode::Unavailable,
         fmt::format("{}: the run needs about {} of disk ({} for the checkpoint, the rest for scratch files) and "
