@@ -31,13 +31,14 @@ bool StreamStates::restore() {
   const auto& entries = journal_.entries();
   for (std::size_t i = entries.size(); i-- > 0;) {
     saved_ = stream_state_of(entries[i]);
-    if (saved_.empty()) continue;
+    if (saved_.empty() || !journal_.has_state(saved_)) continue;  // a file that was lost: from further back
     journal_.rewind(i + 1);
     restore_(journal_.state_path(saved_));
     return true;
   }
   const auto first = std::ranges::find_if(entries, [](const JournalEntry& entry) { return !entry.block.empty(); });
   journal_.rewind(static_cast<std::size_t>(first - entries.begin()));
+  saved_.clear();
   return false;
 }
 
