@@ -3,7 +3,8 @@
 
 Quantizes MODEL with every row of ROWS, then measures KL to the float model and top-1 agreement over the first 4 windows
 of WikiText-2's test text, perplexity over the first 20, and KL on GSM8K's questions read as text, with
-`nibble eval --exact`. Prints the table as Markdown and writes what was measured to WORK/ROW.json; a row that has that
+`nibble eval --exact`. The rows that look at the end loss share one pass of its statistics (--statistics), which is in
+the CPU seconds of the first of them. Prints the table as Markdown and writes what was measured to WORK/ROW.json; a row that has that
 file is not measured again.
 
 usage: bench/quality.py --model smollm2-135m-instruct-q8_0.gguf --data DATA --work FOLDER [--only ROW …] [--jobs 1]
@@ -27,6 +28,9 @@ class Row(NamedTuple):
     flags: str  # of `nibble quantize`
     mark: float | None = None  # KL on WikiText-2 that it must not exceed
     eval_flags: str = ""
+
+    def reads_end_loss(self):
+        return "--guided" in self.flags or "squeezellm" in self.flags
 
 
 ROWS = [
@@ -111,6 +115,8 @@ def quantize(arguments, model, row, folder):
     if "rtn" not in row.flags and "fp8" not in row.flags:
         command += ["--calibration", arguments.data / "wikitext2" / "train.txt", "--samples", arguments.samples,
                     "--seq-len", arguments.seq_len]
+    if row.reads_end_loss():
+        command += ["--statistics", arguments.work / "statistics"]
     return run(command)
 
 
@@ -128,17 +134,22 @@ def evaluate(arguments, model, folder, row, tasks, text, windows):
         entry["metrics"] for entry in models if pathlib.Path(entry["name"]).name == folder.name)
 
 
+def ensure_quantized(arguments, model, row, folder):
+    """The seconds that it took, now or earlier."""
+    timing = arguments.work / f"{row.name}.seconds"
+    if not timing.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        timing.write_text(json.dumps(quantize(arguments, model, row, folder)))
+    return json.loads(timing.read_text())
+
+
 def measure(arguments, model, row, gsm8k):
     """Everything about one row, remembered."""
     result = arguments.work / f"{row.name}.json"
     if result.exists():
         return json.loads(result.read_text())
     folder = arguments.work / row.name
-    timing = arguments.work / f"{row.name}.seconds"
-    if not timing.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        timing.write_text(json.dumps(quantize(arguments, model, row, folder)))
-    seconds = json.loads(timing.read_text())
+    seconds = ensure_quantized(arguments, model, row, folder)
     wiki = arguments.data / "wikitext2" / "test.txt"
     near = evaluate(arguments, model, folder, row, "ppl,kl", wiki, 4)
     far = evaluate(arguments, model, folder, row, "ppl", wiki, 20)
@@ -173,6 +184,10 @@ def main():
     rows = [row for row in ROWS if row.name in arguments.only]
     results = {}
     failed = False
+    # Alone: the others find its statistics.
+    first = next((row for row in rows if row.reads_end_loss() and not (arguments.work / f"{row.name}.json").exists()), None)
+    if first is not None:
+        ensure_quantized(arguments, model, first, arguments.work / first.name)
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         futures = {pool.submit(measure, arguments, model, row, gsm8k): row for row in rows}
         for future in concurrent.futures.as_completed(futures):

@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "quantize/output_error.h"
 #include "quantize/rtn.h"
+#include "quantize/run_identity.h"
 
 namespace nibble::quantize {
 namespace {
@@ -30,29 +31,36 @@ double fisher_error(const Tensor& weight, const Tensor& quantized, const Tensor&
 }  // namespace
 
 LossPipeline::LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
-                           backend::Backend& backend, StageQuantizers& quantizers, const CalibrationSamples& samples,
-                           const std::filesystem::path& block_inputs)
-    : checkpoint_(checkpoint),
-      plan_(plan),
-      options_(options),
-      backend_(backend),
-      quantizers_(quantizers),
-      walk_(checkpoint, plan, backend, samples, options.method_options.loss, quantizers.for_blocks().loss_needs(),
-            block_inputs) {}
+                           backend::Backend& backend, StageQuantizers& quantizers)
+    : checkpoint_(checkpoint), plan_(plan), options_(options), backend_(backend), quantizers_(quantizers) {
+  if (!options.statistics.empty()) store_.emplace(options.statistics, statistics_identity(checkpoint, options));
+}
+
+void LossPipeline::begin_walk(const CalibrationSamples& samples, const std::filesystem::path& block_inputs) {
+  const LossNeeds needs = store_ ? LossStore::kNeeds : quantizers_.for_blocks().loss_needs();
+  walk_.emplace(checkpoint_, plan_, backend_, samples, options_.method_options.loss, needs, block_inputs);
+}
 
 void LossPipeline::forward() {
-  log::info("the float model's loss on the calibration tokens: {:.4f} nats a token", walk_.forward());
+  log::info("the float model's loss on the calibration tokens: {:.4f} nats a token", walk_->forward());
+}
+
+std::vector<StageLossStatistics> LossPipeline::statistics_of(const FloatBlock& block, std::int64_t block_idx) {
+  if (!walk_) return store_->load(block, block_idx);
+  std::vector<StageLossStatistics> statistics = walk_->backward(block, block_idx);
+  for (std::size_t s = 0; s < block.stages.size(); ++s) expect_finite(statistics[s], block.stages[s]);
+  if (store_) store_->save(block, block_idx, statistics);
+  return statistics;
 }
 
 JournalEntry LossPipeline::quantize_block(std::int64_t block_idx, Output& output) {
   Stopwatch watch;
   const FloatBlock block = load_float_block(checkpoint_, plan_.blocks[static_cast<std::size_t>(block_idx)]);
-  const std::vector<StageLossStatistics> statistics = walk_.backward(block, block_idx);
+  const std::vector<StageLossStatistics> statistics = statistics_of(block, block_idx);
   output.add_norms(block);
   JournalEntry entry{.block = block.spec.prefix};
   for (std::size_t s = block.stages.size(); s-- > 0;) {
     const std::vector<FloatLinear>& linears = block.stages[s];
-    expect_finite(statistics[s], linears);
     const StageChoice& choice = plan_.stages[static_cast<std::size_t>(block_idx)][s];
     const auto quantized = quantize_stage(linears, statistics[s], choice);
     output.add_stage(linears, quantized, choice);

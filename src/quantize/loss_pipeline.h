@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "backend/backend.h"
 #include "formats/checkpoint.h"
 #include "quantize/calibration.h"
 #include "quantize/journal_entry.h"
+#include "quantize/loss_store.h"
 #include "quantize/loss_walk.h"
 #include "quantize/output.h"
 #include "quantize/pipeline.h"
@@ -21,18 +23,23 @@ namespace nibble::quantize {
 /// linears are quantized as soon as its statistics are there.
 class LossPipeline {
  public:
-  /// References but `samples` outlive it. `block_inputs` is the walk's scratch file.
+  /// References outlive it. Errors: as LossStore, for --statistics.
   LossPipeline(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options,
-               backend::Backend& backend, StageQuantizers& quantizers, const CalibrationSamples& samples,
-               const std::filesystem::path& block_inputs);
+               backend::Backend& backend, StageQuantizers& quantizers);
 
+  /// Whether --statistics names a folder that holds them all: no walk is needed.
+  bool has_statistics() const { return store_ && store_->is_complete(static_cast<std::int64_t>(plan_.blocks.size())); }
+  /// Else, before the first block. `samples` may go afterwards; `block_inputs` is the walk's scratch file.
+  void begin_walk(const CalibrationSamples& samples, const std::filesystem::path& block_inputs);
+  /// The walk's, from the first block to the end loss.
   void forward();
   /// Save and restore what lies between blocks.
-  LossWalk& walk() { return walk_; }
+  LossWalk& walk() { return *walk_; }
   /// Blocks from last to first. Returns the entry without its tensors.
   JournalEntry quantize_block(std::int64_t block_idx, Output& output);
 
  private:
+  std::vector<StageLossStatistics> statistics_of(const FloatBlock& block, std::int64_t block_idx);
   /// Errors: Corrupt, naming the linear.
   static void expect_finite(const StageLossStatistics& statistics, const std::vector<FloatLinear>& linears);
   std::vector<weights::LinearWeights> quantize_stage(const std::vector<FloatLinear>& linears,
@@ -47,7 +54,8 @@ class LossPipeline {
   const PipelineOptions& options_;
   backend::Backend& backend_;
   StageQuantizers& quantizers_;
-  LossWalk walk_;
+  std::optional<LossStore> store_;
+  std::optional<LossWalk> walk_;
 };
 
 }  // namespace nibble::quantize

@@ -81,9 +81,7 @@ class Pipeline {
 
   PipelineReport run(Journal& journal) {
     const bool is_written = journal.is_written();
-    std::optional<CalibrationSamples> samples;
-    if (!is_written && calibration_ != Calibration::None) samples = draw_samples(journal);
-    if (samples) start(*samples, journal);
+    if (!is_written && calibration_ != Calibration::None) start(journal);
     Output output(checkpoint_, plan_, options_, journal);
     if (!is_written) {
       calibration_ == Calibration::Loss ? quantize_by_loss(journal, output) : quantize_blocks(journal, output);
@@ -149,11 +147,12 @@ class Pipeline {
   }
 
   /// Where an earlier run of this journal stopped, or in front of the first block.
-  void start(const CalibrationSamples& samples, Journal& journal) {
+  void start(Journal& journal) {
     if (calibration_ == Calibration::Loss) {
-      start_loss(samples, journal);
+      start_loss(journal);
       return;
     }
+    const CalibrationSamples samples = draw_samples(journal);
     StreamStorage storage = choose_storage(resources_, max_memory_);
     storage.folder = journal.scratch();
     start_stream(samples, storage);
@@ -164,10 +163,14 @@ class Pipeline {
   }
 
   /// The forward pass, or what an earlier run has kept of it.
-  void start_loss(const CalibrationSamples& samples, Journal& journal) {
+  void start_loss(Journal& journal) {
     constexpr const char* kBlockInputs = "block-inputs";
-    loss_ = std::make_unique<LossPipeline>(checkpoint_, plan_, options_, *backend_, quantizers_, samples,
-                                           journal.state_path(kBlockInputs));
+    loss_ = std::make_unique<LossPipeline>(checkpoint_, plan_, options_, *backend_, quantizers_);
+    if (loss_->has_statistics()) {
+      log::info("the end loss's statistics are those in {}", options_.statistics.string());
+      return;
+    }
+    loss_->begin_walk(draw_samples(journal), journal.state_path(kBlockInputs));
     states_.emplace(
         journal, [this](const auto& file) { loss_->walk().save(file); },
         [this](const auto& file) { loss_->walk().restore(file); });

@@ -25,6 +25,7 @@ struct PipelineOptions {
   std::vector<std::string> skip_layers;        // patterns of linears that stay float (layer_choice.h)
   std::vector<LayerOverride> layer_overrides;  // what single linears have of their own
   CalibrationOptions calibration;
+  std::filesystem::path statistics;    // folder of the end loss's statistics, to keep and to find them; empty: none
   std::vector<std::string> arguments;  // the flags as typed, for the report: whoever repeats them gets the same bytes
   std::string device = "auto";         // computes attention and norms of the calibration passes: auto, cpu, reference
   Resume resume = Resume::No;

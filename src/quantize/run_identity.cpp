@@ -117,4 +117,16 @@ Json run_identity(const formats::Checkpoint& checkpoint, const Plan& plan, const
   return identity;
 }
 
+Json statistics_identity(const formats::Checkpoint& checkpoint, const PipelineOptions& options) {
+  const LossOptions& loss = options.method_options.loss;
+  return {{"nibble", NIBBLE_VERSION},
+          {"loss_labels", static_cast<int>(loss.labels)},
+          {"fisher_form", static_cast<int>(loss.fisher_form)},
+          {"loss_seed", loss.seed},
+          {"model", identity_of_model(checkpoint.path())},
+          {"calibration", identity_of_calibration(options.calibration)},
+          {"device", options.device == "auto" ? "cpu" : options.device},
+          {"blas_kernels", blas_kernels()}};
+}
+
 }  // namespace nibble::quantize

@@ -15,4 +15,8 @@ namespace nibble::quantize {
 /// Errors: NotFound and Unavailable of those files.
 Json run_identity(const formats::Checkpoint& checkpoint, const Plan& plan, const PipelineOptions& options);
 
+/// Everything that the statistics of the end loss depend on: program, float model, calibration text, labels,
+/// arithmetic; not the method that reads them. Model and text as above.
+Json statistics_identity(const formats::Checkpoint& checkpoint, const PipelineOptions& options);
+
 }  // namespace nibble::quantize

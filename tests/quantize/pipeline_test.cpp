@@ -171,6 +171,61 @@ TEST_F(PipelineTest, GuidedGptqIsAnOrdinaryCheckpointWhateverTheThreads) {
   EXPECT_EQ(outputs.size(), 1u);
 }
 
+TEST_F(PipelineTest, KeptStatisticsGiveTheBytesOfARunOfItsOwn) {
+  const auto bytes_of = [&](PipelineOptions run, const std::string& output, const std::string& statistics) {
+    run.output = folder_ / output;
+    if (!statistics.empty()) run.statistics = folder_ / statistics;
+    run_pipeline(run);
+    return read_text_file(run.output / "model.safetensors");
+  };
+  PipelineOptions wide = options("gptq");
+  wide.method_options.guidance = Guidance::EndLoss;
+  PipelineOptions narrow = wide;
+  narrow.method_options.grid.bits = 3;
+  const PipelineOptions table = options("squeezellm");
+  PipelineOptions guided_table = table;
+  guided_table.method_options.guidance = Guidance::EndLoss;
+
+  EXPECT_EQ(bytes_of(wide, "a1", ""), bytes_of(wide, "a2", "kept"));
+  // What these read is what the first has kept: any other statistics would give other bytes.
+  std::filesystem::last_write_time(folder_ / "kept" / "block-00000.safetensors", {});
+  EXPECT_EQ(bytes_of(narrow, "b1", ""), bytes_of(narrow, "b2", "kept"));
+  EXPECT_EQ(bytes_of(table, "c1", ""), bytes_of(table, "c2", "kept"));
+  EXPECT_EQ(bytes_of(guided_table, "d1", ""), bytes_of(guided_table, "d2", "kept"));
+  EXPECT_EQ(std::filesystem::last_write_time(folder_ / "kept" / "block-00000.safetensors"),
+            std::filesystem::file_time_type{});
+}
+
+TEST_F(PipelineTest, StatisticsOfSomethingElseAreRefusedByName) {
+  PipelineOptions run = options("squeezellm", "first");
+  run.statistics = folder_ / "kept";
+  run_pipeline(run);
+  run.output = folder_ / "second";
+  run.method_options.loss.labels = LossLabels::Text;
+  EXPECT_NE(error_of(run).find("\"loss_labels\""), std::string::npos);
+  run.method_options.loss.labels = LossLabels::Sampled;
+  run.calibration.num_samples = 8;
+  EXPECT_NE(error_of(run).find("\"calibration\""), std::string::npos);
+  run.statistics = folder_ / "model";
+  EXPECT_NE(error_of(run).find("holds other files"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(run.output));
+}
+
+TEST_F(PipelineTest, MissingBlocksOfStatisticsAreComputedAndBrokenOnesNamed) {
+  PipelineOptions run = options("squeezellm", "first");
+  run.statistics = folder_ / "kept";
+  run_pipeline(run);
+  const std::filesystem::path file = folder_ / "kept" / "block-00001.safetensors";
+  const std::string whole = read_text_file(file);
+  std::filesystem::remove(file);
+  run.output = folder_ / "second";
+  run_pipeline(run);
+  EXPECT_EQ(read_text_file(file), whole);
+  write_text_file(file, whole.substr(0, whole.size() / 2));
+  run.output = folder_ / "third";
+  EXPECT_NE(error_of(run).find("block-00001.safetensors"), std::string::npos);
+}
+
 TEST_F(PipelineTest, GuidedGptqRefusesGroupsOfItsOwnOrder) {
   PipelineOptions guided = options("gptq");
   guided.method_options.guidance = Guidance::EndLoss;

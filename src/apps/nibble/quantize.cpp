@@ -169,6 +169,11 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
   if (flags.quality == "best") choose_best(options.method_options, method);
   options.method_options.loss = loss_options(flags);
   if (flags.rounding == "gptq") options.method_options.rounding = quantize::Rounding::Gptq;
+  if (!options.statistics.empty() && method.calibration(options.method_options) != quantize::Calibration::Loss) {
+    throw Error(
+        ErrorCode::InvalidArgument,
+        fmt::format("--statistics keeps what the end loss says, which {} looks at only with --guided", method.name));
+  }
   if (method.calibration(options.method_options) == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
   }
@@ -179,7 +184,7 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
 
 /// The flags that shape the result, one value after its name, whatever order and spelling they were typed in.
 std::vector<std::string> recorded_arguments(const CLI::App& command) {
-  constexpr std::array kLeftOut = {"help", "MODEL", "model", "output", "max-memory", "resume", "threads"};
+  constexpr std::array kLeftOut = {"help", "MODEL", "model", "output", "max-memory", "resume", "threads", "statistics"};
   std::vector<std::string> arguments;
   for (const CLI::Option* option : command.get_options()) {
     const std::string name = option->get_single_name();
@@ -250,6 +255,11 @@ void register_loss_flags(CLI::App& command, QuantizeFlags& flags) {
   command.add_option("--labels", flags.labels, "of the end loss: drawn from the model, or the text's next tokens")
       ->check(CLI::IsMember({"sampled", "text"}))
       ->capture_default_str();
+  command
+      .add_option("--statistics", flags.pipeline.statistics,
+                  "keep the end loss's statistics in this folder, or take those that another run kept there, at "
+                  "whatever bits")
+      ->type_name("DIR");
   command.add_option("--fisher", flags.fisher, "what the Fisher diagonal squares: each token's gradient or a sample's")
       ->check(CLI::IsMember({"token", "sequence"}))
       ->capture_default_str();
