@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <utility>
 
-#include "core/file.h"
 #include "quantize/linear_algebra.h"
 #include "quantize/magnitude_range.h"
 
@@ -34,7 +34,7 @@ class ActivationStream::Statistics {
  public:
   Statistics(std::int64_t width, const InputStatistics& wanted)
       : wanted_(wanted), range_(wanted.percentile), key_range_(wanted.percentile), value_range_(wanted.percentile) {
-    if (wanted.kind == InputStatistics::Kind::Range) return;
+    if (wanted.kind != InputStatistics::Kind::Gram) return;
     gram_ = Tensor::zeros(DType::F32, {width, width});
     magnitude_.resize(static_cast<std::size_t>(width));
   }
@@ -42,10 +42,8 @@ class ActivationStream::Statistics {
   void add(const backend::Activation& input, ThreadPool& pool) {
     const Matrix<const float> x = input.values.matrix<float>().block(0, input.num_tokens);
     num_tokens_ += input.num_tokens;
-    if (wanted_.kind == InputStatistics::Kind::Range) {
-      range_.add(x, pool);
-      return;
-    }
+    if (wanted_.kind == InputStatistics::Kind::Range) range_.add(x, pool);
+    if (wanted_.kind != InputStatistics::Kind::Gram) return;
     accumulate_gram(x, gram_.matrix<float>(), pool);
     // Inside a chunk in f32, in a loop over channels that vectorizes; across chunks in f64.
     std::vector<float> chunk(magnitude_.size());
@@ -71,8 +69,8 @@ class ActivationStream::Statistics {
       inputs.range = range_.range();
       inputs.key_range = key_range_.range();
       inputs.value_range = value_range_.range();
-      return inputs;
     }
+    if (wanted_.kind != InputStatistics::Kind::Gram) return inputs;
     mirror_upper(gram_.matrix<float>());
     inputs.gram = std::move(gram_);
     inputs.mean_magnitude = Tensor::empty(DType::F32, {static_cast<std::int64_t>(magnitude_.size())});
@@ -140,8 +138,31 @@ void ActivationStream::reserve(const models::BlockSpec& spec) {
   for (const backend::Activation& input : state_.stage_input) widest_input_ = std::max(widest_input_, input.width());
 }
 
-void ActivationStream::save(const std::filesystem::path& path) const {
+void ActivationStream::save(std::span<const ActivationStream* const> streams, const std::filesystem::path& path) {
   AtomicFile file = AtomicFile::reopen(path, 0);
+  for (const ActivationStream* stream : streams) stream->save_to(file);
+  file.seal();
+}
+
+void ActivationStream::restore(std::span<ActivationStream* const> streams, const std::filesystem::path& path) {
+  const MappedFile file = MappedFile::open(path);
+  std::int64_t size = 0;
+  for (const ActivationStream* stream : streams) size += stream->state_bytes();
+  if (file.size_bytes() != static_cast<std::size_t>(size)) {
+    throw Error(ErrorCode::Corrupt, path.string() + ": is not the state of this run's activations: its size is wrong");
+  }
+  std::int64_t offset = 0;
+  for (ActivationStream* stream : streams) {
+    stream->restore_from(file, offset);
+    offset += stream->state_bytes();
+  }
+}
+
+std::int64_t ActivationStream::state_bytes() const {
+  return offset_of(num_tokens_, hidden_size_);
+}
+
+void ActivationStream::save_to(AtomicFile& file) const {
   Tensor rows = hidden_file_ ? Tensor::empty(DType::F32, {chunk_tokens_, hidden_size_}) : Tensor();
   for (const Chunk& chunk : chunks_) {
     if (!hidden_file_) {
@@ -153,18 +174,14 @@ void ActivationStream::save(const std::filesystem::path& path) const {
     hidden_file_->read(offset_of(chunk.first_token, hidden_size_), bytes);
     file.write(bytes);
   }
-  file.seal();
 }
 
-void ActivationStream::restore(const std::filesystem::path& path) {
-  const MappedFile file = MappedFile::open(path);
-  if (file.size_bytes() != static_cast<std::size_t>(offset_of(num_tokens_, hidden_size_))) {
-    throw Error(ErrorCode::Corrupt, path.string() + ": is not the state of this run's activations: its size is wrong");
-  }
+void ActivationStream::restore_from(const MappedFile& file, std::int64_t start) {
   for (Chunk& chunk : chunks_) {
     const std::int64_t offset = offset_of(chunk.first_token, hidden_size_);
-    const auto bytes = file.bytes().subspan(
-        static_cast<std::size_t>(offset), static_cast<std::size_t>(offset_of(chunk.batch.num_tokens(), hidden_size_)));
+    const auto bytes =
+        file.bytes().subspan(static_cast<std::size_t>(start + offset),
+                             static_cast<std::size_t>(offset_of(chunk.batch.num_tokens(), hidden_size_)));
     if (hidden_file_) {
       hidden_file_->write(offset, bytes);
     } else {
@@ -256,6 +273,48 @@ void ActivationStream::leave(const models::DecoderBlock& block) {
   });
 }
 
+Tensor ActivationStream::input_drift_from(const ActivationStream& reference) const {
+  return drift_from(reference, Rows::Input);
+}
+
+Tensor ActivationStream::residual_drift_from(const ActivationStream& reference) const {
+  return drift_from(reference, Rows::Hidden);
+}
+
+Tensor ActivationStream::drift_from(const ActivationStream& reference, Rows rows) const {
+  check(input_width_ == reference.input_width_, "drift: both streams stand at the same stage");
+  Tensor drift = Tensor::zeros(DType::F32, {width_of(rows), input_width_});
+  Tensor difference = Tensor::empty(DType::F32, {chunk_tokens_, width_of(rows)});
+  Tensor input_buffer;
+  Tensor buffer;
+  Tensor reference_buffer;
+  for (std::size_t i = 0; i < chunks_.size(); ++i) {
+    const Matrix<const float> x = rows_of(chunks_[i], Rows::Input, input_buffer);
+    const Matrix<const float> y = rows == Rows::Input ? x : rows_of(chunks_[i], rows, buffer);
+    const Matrix<const float> wanted = reference.rows_of(reference.chunks_[i], rows, reference_buffer);
+    const Matrix<float> d = difference.matrix<float>().block(0, x.rows);
+    for (std::int64_t t = 0; t < x.rows; ++t) {
+      std::ranges::transform(wanted.row_span(t), y.row_span(t), d.row(t), std::minus<>());
+    }
+    accumulate_product(d, x, drift.matrix<float>(), backend_.pool());
+  }
+  return drift;
+}
+
+Matrix<const float> ActivationStream::rows_of(const Chunk& chunk, Rows rows, Tensor& buffer) const {
+  const std::int64_t num_tokens = chunk.batch.num_tokens();
+  const std::optional<ScratchFile>& file = rows == Rows::Input ? input_file_ : hidden_file_;
+  if (!file) {
+    const backend::Activation& held = rows == Rows::Input ? chunk.input : chunk.hidden;
+    return held.values.matrix<float>().block(0, num_tokens);
+  }
+  const std::int64_t stride = rows == Rows::Input ? widest_input_ : hidden_size_;
+  if (buffer.is_empty()) buffer = Tensor::empty(DType::F32, {chunk_tokens_, width_of(rows)});
+  const auto count = static_cast<std::size_t>(num_tokens * width_of(rows));
+  file->read(offset_of(chunk.first_token, stride), std::as_writable_bytes(buffer.span<float>().first(count)));
+  return buffer.matrix<float>().block(0, num_tokens);
+}
+
 void ActivationStream::put_input(Chunk& chunk, std::size_t stage_idx) {
   if (input_file_) {
     backend::Activation& input = state_.stage_input[stage_idx];
@@ -267,16 +326,16 @@ void ActivationStream::put_input(Chunk& chunk, std::size_t stage_idx) {
 }
 
 void ActivationStream::take_input(Chunk& chunk, std::size_t stage_idx) {
+  input_width_ = state_.stage_input[stage_idx].width();
   if (input_file_) {
     input_file_->write(offset_of(chunk.first_token, widest_input_), bytes_of(state_.stage_input[stage_idx]));
     return;
   }
-  const std::int64_t width = state_.stage_input[stage_idx].width();
   chunk.input = std::move(state_.stage_input[stage_idx]);
   const auto spare = std::ranges::find_if(
-      spare_inputs_, [&](const backend::Activation& activation) { return activation.width() == width; });
+      spare_inputs_, [&](const backend::Activation& activation) { return activation.width() == input_width_; });
   if (spare == spare_inputs_.end()) {
-    state_.stage_input[stage_idx] = backend_.make_activation(chunk_tokens_, width, {});
+    state_.stage_input[stage_idx] = backend_.make_activation(chunk_tokens_, input_width_, {});
   } else {
     state_.stage_input[stage_idx] = std::move(*spare);
     spare_inputs_.erase(spare);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/file.h"
 #include "core/scratch_file.h"
 #include "models/block.h"
 #include "quantize/calibration_batch.h"
@@ -20,6 +21,7 @@ struct InputStatistics {
   enum class Kind : std::uint8_t {
     Gram,   // gram and mean_magnitude
     Range,  // range, key_range and value_range
+    None,   // the stream only goes along with another
   };
   Kind kind = Kind::Gram;
   double percentile = 100;  // of the magnitudes that a range covers
@@ -50,9 +52,10 @@ class ActivationStream {
   std::int64_t num_tokens() const { return num_tokens_; }
   /// Before `embed`. Results do not depend on it.
   void set_storage(const StreamStorage& storage);
-  /// The residual stream between two blocks, durable in a file, and back. Errors: Corrupt for a file of another size.
-  void save(const std::filesystem::path& path) const;
-  void restore(const std::filesystem::path& path);
+  /// The residual streams between two blocks, one after another, durable in a file, and back. Errors: Corrupt for a
+  /// file of another size.
+  static void save(std::span<const ActivationStream* const> streams, const std::filesystem::path& path);
+  static void restore(std::span<ActivationStream* const> streams, const std::filesystem::path& path);
   void embed(const backend::Embedding& embedding, std::int64_t hidden_size);
 
   /// Runs the whole block, whose linears are set, and forgets the result: the inputs of each stage.
@@ -64,6 +67,12 @@ class ActivationStream {
   StageInputs advance(const models::DecoderBlock& block, std::size_t stage_idx);
   /// Applies the last stage's linears; the residual stream becomes the block's output.
   void leave(const models::DecoderBlock& block);
+
+  /// Sums over the tokens, x the input of the stage at which this stream stands, r its residual stream, x' and r' those
+  /// of the same token in `reference`, which stands at the same stage: f32 Σ (x' - x) xᵀ [in, in] and Σ (r' - r) xᵀ
+  /// [hidden_size, in].
+  Tensor input_drift_from(const ActivationStream& reference) const;
+  Tensor residual_drift_from(const ActivationStream& reference) const;
 
  private:
   /// What lies in scratch files has no values here between two uses.
@@ -77,6 +86,16 @@ class ActivationStream {
 
   /// The working state and a KV cache for blocks of this shape.
   void reserve(const models::BlockSpec& spec);
+  std::int64_t state_bytes() const;
+  void save_to(AtomicFile& file) const;
+  /// From `offset` of the file.
+  void restore_from(const MappedFile& file, std::int64_t offset);
+  enum class Rows : std::uint8_t { Input, Hidden };
+  std::int64_t width_of(Rows rows) const { return rows == Rows::Input ? input_width_ : hidden_size_; }
+  /// A chunk's [tokens, width], in `buffer` if they lie in a file.
+  Matrix<const float> rows_of(const Chunk& chunk, Rows rows, Tensor& buffer) const;
+  /// Σ (y' - y) xᵀ with y these rows.
+  Tensor drift_from(const ActivationStream& reference, Rows rows) const;
   /// Calls body(chunk, context) for each chunk in order, its batch prepared.
   template <class Body>
   void for_each_chunk(const Body& body);
@@ -100,6 +119,7 @@ class ActivationStream {
   std::optional<ScratchFile> input_file_;   // f32, tokens of the widest stage's width apart
   std::int64_t hidden_size_ = 0;
   std::int64_t widest_input_ = 0;
+  std::int64_t input_width_ = 0;  // of the stage at which the stream stands
 };
 
 }  // namespace nibble::quantize

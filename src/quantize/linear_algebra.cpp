@@ -183,6 +183,15 @@ void multiply_add(const Factor& a, const Factor& b, float scale, float keep, Mat
               blas_size(b.matrix.row_stride), keep, to.data, blas_size(to.row_stride));
 }
 
+void multiply_by_inverse(Matrix<const float> upper, Matrix<float> rows) {
+  check(upper.rows == rows.cols && upper.cols == rows.cols, "multiply_by_inverse: shapes");
+  for (const CBLAS_TRANSPOSE transpose : {CblasTrans, CblasNoTrans}) {
+    cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, transpose, CblasNonUnit, blas_size(rows.rows),
+                blas_size(rows.cols), 1.0f, upper.data, blas_size(upper.row_stride), rows.data,
+                blas_size(rows.row_stride));
+  }
+}
+
 bool invert_to_upper_cholesky(Matrix<float> h) {
   check(h.rows == h.cols, "invert_to_upper_cholesky: square");
   std::vector<float> single;

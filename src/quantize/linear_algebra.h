@@ -51,4 +51,7 @@ void multiply_add(const Factor& a, const Factor& b, float scale, float keep, Mat
 /// and once more in f64 where that fails. Returns false, `h` destroyed, where h is not positive definite.
 bool invert_to_upper_cholesky(Matrix<float> h);
 
+/// rows = rows h^-1     rows [m, n], `upper` [n, n] the U that invert_to_upper_cholesky left. On the calling thread.
+void multiply_by_inverse(Matrix<const float> upper, Matrix<float> rows);
+
 }  // namespace nibble::quantize

@@ -22,13 +22,29 @@ void refuse_guided(const MethodOptions& options, std::string_view method) {
                   method));
 }
 
+void refuse_drift_correction(const MethodOptions& options, std::string_view method) {
+  if (options.drift_correction == 0) return;
+  throw Error(ErrorCode::InvalidArgument,
+              fmt::format("--drift-correction goes with gptq and awq, not with {}: leave it out", method));
+}
+
+void check_drift_correction(const MethodOptions& options) {
+  if (options.drift_correction >= 0 && options.drift_correction <= 1) return;
+  throw Error(ErrorCode::InvalidArgument,
+              fmt::format("--drift-correction {}: choose 0 (none) … 1 (all)", options.drift_correction));
+}
+
 void check_rtn(const MethodOptions& options) {
   refuse_desc_act(options, "rtn");
   refuse_guided(options, "rtn");
+  refuse_drift_correction(options, "rtn");
 }
 
 void check_gptq(const MethodOptions& options) {
-  if (options.guidance == Guidance::Inputs || options.group_index == GroupIndex::Trivial) return;
+  check_drift_correction(options);
+  if (options.guidance == Guidance::Inputs) return;
+  refuse_drift_correction(options, "--guided, whose statistics are those of the float model");
+  if (options.group_index == GroupIndex::Trivial) return;
   throw Error(ErrorCode::InvalidArgument, "--guided keeps groups as they lie; leave --desc-act out");
 }
 
@@ -39,6 +55,7 @@ Calibration gptq_calibration(const MethodOptions& options) {
 void check_awq(const MethodOptions& options) {
   refuse_desc_act(options, "awq");
   refuse_guided(options, "awq");
+  check_drift_correction(options);
 }
 
 /// Version 1 of the format cannot hold a zero point of 0, which asymmetric grids need.
@@ -53,6 +70,7 @@ std::string_view awq_format(const MethodOptions& options) {
 
 void check_fp8(const MethodOptions& options) {
   refuse_guided(options, "fp8");
+  refuse_drift_correction(options, "fp8");
   const Fp8Options& fp8 = options.fp8;
   if (fp8.granularity == weights::Fp8Granularity::PerBlock && fp8.activations == ActivationScheme::Static) {
     throw Error(ErrorCode::InvalidArgument,
@@ -77,6 +95,7 @@ std::string_view fp8_format(const MethodOptions& options) {
 }
 
 void check_squeezellm(const MethodOptions& options) {
+  refuse_drift_correction(options, "squeezellm");
   if (options.grid.bits != 3 && options.grid.bits != 4) {
     throw Error(ErrorCode::InvalidArgument, fmt::format("--bits {}: SqueezeLLM has 3 and 4", options.grid.bits));
   }

@@ -17,6 +17,7 @@
 #include "quantize/activation_stream.h"
 #include "quantize/calibration_linear.h"
 #include "quantize/coverage.h"
+#include "quantize/drift.h"
 #include "quantize/journal.h"
 #include "quantize/loss_pipeline.h"
 #include "quantize/output.h"
@@ -157,9 +158,19 @@ class Pipeline {
     storage.folder = journal.scratch();
     start_stream(samples, storage);
     states_.emplace(
-        journal, [this](const auto& file) { stream_->save(file); },
-        [this](const auto& file) { stream_->restore(file); });
+        journal, [this](const auto& file) { save_streams(file); }, [this](const auto& file) { restore_streams(file); });
     states_->restore();
+  }
+
+  void save_streams(const std::filesystem::path& file) {
+    std::vector<const ActivationStream*> streams{stream_.get()};
+    if (float_stream_) streams.push_back(&float_stream_->stream());
+    ActivationStream::save(streams, file);
+  }
+  void restore_streams(const std::filesystem::path& file) {
+    std::vector<ActivationStream*> streams{stream_.get()};
+    if (float_stream_) streams.push_back(&float_stream_->stream());
+    ActivationStream::restore(streams, file);
   }
 
   /// The forward pass, or what an earlier run has kept of it.
@@ -187,11 +198,17 @@ class Pipeline {
     if (calibration_ == Calibration::Ranges) {
       wanted = {InputStatistics::Kind::Range, options_.method_options.fp8.percentile};
     }
-    stream_ = std::make_unique<ActivationStream>(*backend_, *rope_, samples, wanted);
-    stream_->set_storage(storage);
     const std::string table = std::string(plan_.architecture->embedding) + ".weight";
     const auto embedding = backend_->make_embedding({Tensor::borrow(checkpoint_.tensor(table))});
-    stream_->embed(*embedding, plan_.config.hidden_size);
+    const auto make_stream = [&](const InputStatistics& statistics) {
+      auto stream = std::make_unique<ActivationStream>(*backend_, *rope_, samples, statistics);
+      stream->set_storage(storage);
+      stream->embed(*embedding, plan_.config.hidden_size);
+      return stream;
+    };
+    stream_ = make_stream(wanted);
+    if (options_.method_options.drift_correction == 0) return;
+    float_stream_.emplace(make_stream({.kind = InputStatistics::Kind::None}), backend_->pool());
   }
 
   models::DecoderBlock make_block(const FloatBlock& block) const {
@@ -207,10 +224,12 @@ class Pipeline {
     models::DecoderBlock decoder = make_block(block);
     StageInputs inputs;
     if (stream_) inputs = stream_->enter(decoder);
+    if (float_stream_) float_stream_->enter(make_block(block));
     for (std::size_t s = 0; s < block.stages.size(); ++s) {
       const std::vector<FloatLinear>& linears = block.stages[s];
       if (stream_) expect_finite(inputs, linears);
       coverage_.add(linears, inputs);
+      if (float_stream_) follow_float_model(block.stages[s], inputs, choices[s], s);
       const auto quantized = quantize_stage(linears, inputs, choices[s]);
       output.add_stage(linears, quantized, choices[s]);
       if (options_.method_options.fp8.kv_cache_scales == KvCacheScales::Calibrated &&
@@ -259,6 +278,21 @@ class Pipeline {
     }
     quantizers_.for_blocks().rescale(block, inputs, backend_->pool());
     return rtn_errors;
+  }
+
+  /// Takes the float model's stream past the stage. The stage's weights are corrected for what their inputs have
+  /// drifted from that stream's, but where they stay float.
+  void follow_float_model(std::vector<FloatLinear>& linears, const StageInputs& inputs, const StageChoice& choice,
+                          std::size_t stage_idx) {
+    Drift drift;
+    if (!choice.is_skipped) drift = float_stream_->measure_drift(*stream_, stage_idx);
+    float_stream_->advance(linears, stage_idx);
+    if (choice.is_skipped) return;
+    try {
+      correct_drift(linears, inputs, drift, choice.options.drift_correction, backend_->pool());
+    } catch (const Error& error) {
+      throw error.in(linears.front().name);
+    }
   }
 
   std::vector<weights::LinearWeights> quantize_stage(const std::vector<FloatLinear>& linears, const StageInputs& inputs,
@@ -324,6 +358,7 @@ class Pipeline {
   ActivationCoverage coverage_;
   std::unique_ptr<backend::Rope> rope_;
   std::unique_ptr<ActivationStream> stream_;  // where the method calibrates
+  std::optional<FloatStream> float_stream_;   // where weights are corrected for drift
   std::unique_ptr<LossPipeline> loss_;        // where it looks at the end loss
   std::optional<StreamStates> states_;        // of either
 };

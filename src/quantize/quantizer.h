@@ -75,6 +75,9 @@ struct MethodOptions {
   GroupIndex group_index = GroupIndex::Trivial;
   double damp_percent = 0.01;             // of the mean diagonal, added to GPTQ's Hessian
   Rounding rounding = Rounding::Nearest;  // AWQ
+  /// GPTQ, AWQ: the part of its inputs' drift from the float model's that a linear makes up for (quantize/drift.h); 0:
+  /// none, and no second stream of activations.
+  double drift_correction = 0;
   Guidance guidance = Guidance::Inputs;
   LossOptions loss;  // Calibration::Loss
   Fp8Options fp8;

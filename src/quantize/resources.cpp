@@ -25,6 +25,7 @@ struct StageShape {
   std::int64_t in_features = 0;
   std::int64_t out_features = 0;     // of all linears
   std::int64_t largest_weights = 0;  // of one linear
+  bool adds_to_hidden = false;
   std::int64_t num_weights() const { return in_features * out_features; }
 };
 
@@ -32,6 +33,7 @@ std::vector<StageShape> stage_shapes(const models::BlockSpec& spec) {
   std::vector<StageShape> stages;
   for (const models::Stage& stage : spec.stages) {
     StageShape& shape = stages.emplace_back();
+    shape.adds_to_hidden = stage.adds_to_hidden;
     for (const std::string& linear : stage.linears) {
       const Shape size = models::linear_shape(spec, linear);
       shape.in_features = size[1];
@@ -59,7 +61,18 @@ std::int64_t stored_bytes(const StageShape& stage, const Plan& plan, const Metho
   return 0;
 }
 
-/// Gram matrices that live at once beside their stage: the matrix, and a factor of it.
+enum class DriftCorrection : std::uint8_t { No, Yes };
+
+DriftCorrection drift_correction_of(const MethodOptions& options) {
+  return options.drift_correction > 0 ? DriftCorrection::Yes : DriftCorrection::No;
+}
+
+/// What the drift of a stage is summed up in.
+std::int64_t drift_memory(const StageShape& stage) {
+  return stage.in_features * (stage.in_features + (stage.adds_to_hidden ? stage.out_features : 0)) * kFloat;
+}
+
+/// Gram matrices that live at once beside their stage: the matrix, a factor of it.
 std::int64_t gram_memory(const StageShape& stage, Calibration calibration) {
   const std::int64_t gram = stage.in_features * stage.in_features * kFloat;
   switch (calibration) {
@@ -73,14 +86,18 @@ std::int64_t gram_memory(const StageShape& stage, Calibration calibration) {
 }
 
 /// The float weights, the stage's dequantized ones and their fused copy, Gram matrices.
-std::int64_t block_memory(const std::vector<StageShape>& stages, Calibration calibration) {
+std::int64_t block_memory(const std::vector<StageShape>& stages, Calibration calibration, DriftCorrection drift) {
   std::int64_t weights = 0;
   std::int64_t widest = 0;
   std::int64_t all_grams = 0;
   for (const StageShape& stage : stages) {
     weights += stage.num_weights() * kFloat;
     const std::int64_t copies = calibration == Calibration::None ? 1 : 2;
-    widest = std::max(widest, copies * stage.num_weights() * kFloat + gram_memory(stage, calibration));
+    const std::int64_t grams = gram_memory(stage, calibration);
+    widest = std::max(widest, copies * stage.num_weights() * kFloat + grams);
+    if (drift == DriftCorrection::Yes) {  // is gone before the stage is quantized
+      widest = std::max(widest, stage.num_weights() * kFloat + grams + drift_memory(stage));
+    }
     all_grams += stage.in_features * stage.in_features * kFloat;
   }
   if (calibration == Calibration::Block) widest = std::max(widest, weights + all_grams);  // the float block's pass
@@ -88,7 +105,8 @@ std::int64_t block_memory(const std::vector<StageShape>& stages, Calibration cal
   return weights + widest;
 }
 
-double flops_of(const std::vector<StageShape>& stages, Calibration calibration, double num_tokens) {
+double flops_of(const std::vector<StageShape>& stages, Calibration calibration, DriftCorrection drift,
+                double num_tokens) {
   double forward = 0;
   double gram = 0;
   double solve = 0;
@@ -98,11 +116,13 @@ double flops_of(const std::vector<StageShape>& stages, Calibration calibration, 
     gram += num_tokens * in * in;
     solve += 2 * in * in * static_cast<double>(stage.out_features) + in * in * in;
   }
+  // The float stream, the product of two inputs, three products with the weights.
+  const double correction = drift == DriftCorrection::Yes ? forward + 2 * gram + 3 * solve : 0;
   switch (calibration) {
     case Calibration::None: return 0;
     case Calibration::Ranges: return forward;
-    case Calibration::Stages: return forward + gram + 3 * solve;
-    case Calibration::Block: return 2 * (forward + gram) + 20 * solve;
+    case Calibration::Stages: return forward + gram + 3 * solve + correction;
+    case Calibration::Block: return 2 * (forward + gram) + 20 * solve + correction;
     case Calibration::Loss: return 4 * forward + 4 * gram + 6 * solve;
   }
   return 0;
@@ -155,7 +175,9 @@ Resources estimate_resources(const Plan& plan, const PipelineOptions& options) {
   const auto num_blocks = static_cast<std::int64_t>(plan.blocks.size());
 
   Resources resources;
-  resources.block_memory = kBaseMemory + block_memory(stages, calibration);
+  const DriftCorrection drift = drift_correction_of(method);
+  const std::int64_t num_streams = drift == DriftCorrection::Yes ? 2 : 1;
+  resources.block_memory = kBaseMemory + block_memory(stages, calibration, drift);
   std::int64_t widths = 2 * spec.hidden_size;
   for (const StageShape& stage : stages) {
     resources.widest_input = std::max(resources.widest_input, stage.in_features);
@@ -163,15 +185,16 @@ Resources estimate_resources(const Plan& plan, const PipelineOptions& options) {
     resources.output_disk += num_blocks * stored_bytes(stage, plan, method);
   }
   const bool has_loss = calibration == Calibration::Loss;
-  resources.batch_memory = (has_loss ? 2 : 1) * batch_tokens * widths * kFloat;
-  resources.hidden_memory = num_tokens * spec.hidden_size * kFloat;
+  resources.batch_memory = (has_loss ? 2 : num_streams) * batch_tokens * widths * kFloat;
+  resources.hidden_memory = num_streams * num_tokens * spec.hidden_size * kFloat;
   resources.input_memory =
-      has_loss || calibration == Calibration::None ? 0 : num_tokens * resources.widest_input * kFloat;
+      has_loss || calibration == Calibration::None ? 0 : num_streams * num_tokens * resources.widest_input * kFloat;
   const std::int64_t tables = (plan.config.tie_word_embeddings ? 1 : 2) * plan.config.vocab_size * spec.hidden_size;
   if (has_loss) resources.batch_memory += plan.config.vocab_size * (spec.hidden_size + 1024) * kFloat;
   resources.output_disk += 2 * tables;
   resources.scratch_disk = (has_loss ? num_blocks + 2 : 2) * resources.hidden_memory;
-  resources.flops = static_cast<double>(num_blocks) * flops_of(stages, calibration, static_cast<double>(num_tokens));
+  resources.flops =
+      static_cast<double>(num_blocks) * flops_of(stages, calibration, drift, static_cast<double>(num_tokens));
   return resources;
 }
 

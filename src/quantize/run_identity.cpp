@@ -64,8 +64,8 @@ Json identity_of_fp8(const Fp8Options& options) {
 
 Json identity_of_method(const PipelineOptions& options) {
   // A structured binding, so that a new option does not compile before it is named here.
-  const auto& [grid, group_size, group_index, damp_percent, rounding, guidance, loss, fp8, squeezellm] =
-      options.method_options;
+  const auto& [grid, group_size, group_index, damp_percent, rounding, drift_correction, guidance, loss, fp8,
+               squeezellm] = options.method_options;
   const auto& [sensitivity, sparsity] = squeezellm;
   const auto& [labels, fisher_form, loss_seed] = loss;
   return {{"name", options.method},
@@ -75,6 +75,7 @@ Json identity_of_method(const PipelineOptions& options) {
           {"desc_act", group_index == GroupIndex::DescAct},
           {"damp_percent", damp_percent},
           {"rounding", rounding == Rounding::Gptq ? "gptq" : "nearest"},
+          {"drift_correction", drift_correction},
           {"guidance", static_cast<int>(guidance)},
           {"loss_labels", static_cast<int>(labels)},
           {"fisher_form", static_cast<int>(fisher_form)},

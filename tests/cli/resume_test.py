@@ -23,6 +23,7 @@ FAMILIES = {
     "gptq": ["--method", "gptq", "--group-size", "32"],
     "gptq of own text": ["--method", "gptq", "--group-size", "32", "--calibration", "self", "--samples", "4",
                          "--seq-len", "16"],
+    "gptq drift corrected": ["--method", "gptq", "--drift-correction", "0.5", "--group-size", "32"],
     "gptq guided": ["--method", "gptq", "--guided", "--group-size", "32"],
     "gptq best": ["--method", "gptq", "--quality", "best", "--asym", "--bits", "3", "--group-size", "32"],
     "awq": ["--method", "awq", "--group-size", "32"],

@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/file.h"
 #include "models/config.h"
@@ -45,6 +49,13 @@ class ActivationStreamTest : public ::testing::Test {
     ActivationStream stream(*backend_, *rope_, samples_);
     stream.embed(*embedding_, config_.hidden_size);
     return stream;
+  }
+
+  void save(const ActivationStream& stream, const std::string& name) const {
+    ActivationStream::save(std::array{&stream}, folder_ / name);
+  }
+  void restore(ActivationStream& stream, const std::string& name) const {
+    ActivationStream::restore(std::array{&stream}, folder_ / name);
   }
 
   TemporaryFolder folder_;
@@ -98,7 +109,7 @@ TEST_F(ActivationStreamTest, ScratchFilesHoldWhatMemoryHolds) {
   };
   ActivationStream in_memory = stream();
   const auto expected = walk(in_memory, 2);
-  in_memory.save(folder_ / "expected");
+  save(in_memory, "expected");
   for (const Residence hidden : {Residence::Memory, Residence::ScratchFile}) {
     ActivationStream spilled(*backend_, *rope_, samples_);
     spilled.set_storage({hidden, Residence::ScratchFile, folder_ / "scratch"});
@@ -106,18 +117,18 @@ TEST_F(ActivationStreamTest, ScratchFilesHoldWhatMemoryHolds) {
     const auto first = walk(spilled, 1);
     for (std::size_t i = 0; i < first.size(); ++i) expect_same(first[i], expected[i]);
     // Through a state and back, into a stream that holds something else.
-    spilled.save(folder_ / "state");
+    save(spilled, "state");
     ActivationStream resumed(*backend_, *rope_, samples_);
     resumed.set_storage({hidden, Residence::ScratchFile, folder_ / "scratch"});
     resumed.embed(*embedding_, config_.hidden_size);
-    resumed.restore(folder_ / "state");
+    restore(resumed, "state");
     const auto second = walk(resumed, 1);
     for (std::size_t i = 0; i < second.size(); ++i) expect_same(second[i], expected[first.size() + i]);
-    resumed.save(folder_ / "state");
+    save(resumed, "state");
     EXPECT_EQ(read_text_file(folder_ / "state"), read_text_file(folder_ / "expected"));
   }
   std::filesystem::resize_file(folder_ / "state", 1000);
-  EXPECT_THROW(in_memory.restore(folder_ / "state"), Error);
+  EXPECT_THROW(restore(in_memory, "state"), Error);
 }
 
 TEST_F(ActivationStreamTest, MagnitudeAndGramAgreeWithTheBackendsOwnLinears) {
@@ -143,6 +154,63 @@ TEST_F(ActivationStreamTest, MagnitudeAndGramAgreeWithTheBackendsOwnLinears) {
       const double squares = inputs[s].gram.matrix<float>().row(channel)[channel];
       EXPECT_GT(squares, 4500.0 * x[k] * x[k]);
     }
+  }
+}
+
+// Norm weights twice as large make x' = 2 x, and so a drift of Σ x xᵀ; the residual streams do not differ yet.
+TEST_F(ActivationStreamTest, DriftIsTheProductOfDifferenceAndInput) {
+  std::filesystem::create_directory(folder_ / "scratch");
+  Tensor doubled = Tensor::copy_of(block_.input_norm);
+  for (float& w : doubled.span<float>()) w *= 2;
+  const models::DecoderBlock doubling(block_.spec, std::move(doubled), Tensor::copy_of(block_.post_attention_norm));
+  ActivationStream reference(*backend_, *rope_, samples_, {.kind = InputStatistics::Kind::None});
+  reference.embed(*embedding_, config_.hidden_size);
+  EXPECT_TRUE(reference.enter(doubling).gram.is_empty());
+  for (const Residence residence : {Residence::Memory, Residence::ScratchFile}) {
+    ActivationStream stream(*backend_, *rope_, samples_);
+    stream.set_storage({residence, residence, folder_ / "scratch"});
+    stream.embed(*embedding_, config_.hidden_size);
+    const StageInputs inputs = stream.enter(decoder_block());
+    const Tensor drift = stream.input_drift_from(reference);
+    const auto gram = inputs.gram.span<float>();
+    EXPECT_GT(gram[0], 1000);
+    for (std::size_t i = 0; i < gram.size(); ++i) EXPECT_NEAR(drift.span<float>()[i], gram[i], 0.05);
+    const Tensor none = stream.residual_drift_from(reference);
+    for (const float value : none.span<float>()) EXPECT_EQ(value, 0);
+  }
+}
+
+// Two streams of different tokens, against a sum from the embedding table: the first input is its norm.
+TEST_F(ActivationStreamTest, ResidualDriftIsThatOfTheHiddenStates) {
+  std::filesystem::create_directory(folder_ / "scratch");
+  CalibrationSamples others = samples_;
+  for (std::int32_t& token : others.tokens) token = (token + 1) % 256;
+  ActivationStream reference(*backend_, *rope_, others, {.kind = InputStatistics::Kind::None});
+  reference.embed(*embedding_, config_.hidden_size);
+  reference.enter(decoder_block());
+  std::vector<Tensor> drifts;
+  for (const Residence residence : {Residence::Memory, Residence::ScratchFile}) {
+    ActivationStream stream(*backend_, *rope_, samples_);
+    stream.set_storage({residence, residence, folder_ / "scratch"});
+    stream.embed(*embedding_, config_.hidden_size);
+    stream.enter(decoder_block());
+    drifts.push_back(stream.residual_drift_from(reference));
+  }
+  EXPECT_TRUE(same_bytes(drifts[0], drifts[1]));
+  // Σ_t (r' - r)_i x_j from the tables: the first input is the norm of the embedding.
+  const Tensor table = to_dtype(checkpoint_->tensor("model.embed_tokens.weight"), DType::F32);
+  const auto rows = table.matrix<float>();
+  for (const auto& [i, j] : {std::pair{0, 0}, std::pair{5, 40}, std::pair{63, 2}}) {
+    double expected = 0;
+    for (std::size_t t = 0; t < samples_.tokens.size(); ++t) {
+      const float* r = rows.row(samples_.tokens[t]);
+      double squares = 0;
+      for (std::int64_t k = 0; k < 64; ++k) squares += static_cast<double>(r[k]) * r[k];
+      const double x =
+          r[j] / std::sqrt(squares / 64 + 1e-5) * block_.input_norm.span<float>()[static_cast<std::size_t>(j)];
+      expected += (rows.row(others.tokens[t])[i] - r[i]) * x;
+    }
+    EXPECT_NEAR(drifts[0].matrix<float>().row(i)[j], expected, 1e-3 * std::abs(expected) + 1e-2);
   }
 }
 

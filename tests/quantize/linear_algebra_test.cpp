@@ -48,6 +48,18 @@ TEST(LinearAlgebra, UpperFactorGivesTheInverse) {
   }
 }
 
+TEST(LinearAlgebra, RowsTimesTheInverseOfTheirMatrixAreTheIdentity) {
+  ThreadPool pool(1);
+  const std::int64_t n = 70;
+  Tensor h = gram_of(random_matrix(500, n, 2), pool);
+  Tensor rows = Tensor::copy_of(h);
+  ASSERT_TRUE(invert_to_upper_cholesky(h.matrix<float>()));
+  multiply_by_inverse(h.matrix<float>(), rows.matrix<float>());
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) EXPECT_NEAR(rows.matrix<float>().row(i)[j], i == j ? 1 : 0, 1e-4);
+  }
+}
+
 TEST(LinearAlgebra, IndefiniteMatrixIsReported) {
   Tensor h = identity(8);
   h.matrix<float>().row(3)[3] = -1;

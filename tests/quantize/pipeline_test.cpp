@@ -233,6 +233,58 @@ TEST_F(PipelineTest, GuidedGptqRefusesGroupsOfItsOwnOrder) {
   EXPECT_THAT(error_of(guided), HasSubstr("leave --desc-act out"));
 }
 
+TEST_F(PipelineTest, DriftCorrectionChangesWhatFollowsALossWhateverTheThreads) {
+  const auto linear = [&](const std::string& output, const std::string& name, const Shape& shape) {
+    return weights::dequantize(formats::Checkpoint::open(folder_ / output)->linear(name, shape));
+  };
+  for (const std::string method : {"gptq", "awq"}) {
+    std::set<std::string> outputs;
+    for (const int threads : {1, 2}) {
+      PipelineOptions run = options(method, method + std::to_string(threads));
+      run.method_options.drift_correction = 0.5;
+      run.num_threads = threads;
+      for (const BlockReport& block : run_pipeline(run).blocks) EXPECT_LT(block.method_error, block.rtn_error);
+      outputs.insert(read_text_file(run.output / "model.safetensors"));
+    }
+    EXPECT_EQ(outputs.size(), 1u) << method;
+    run_pipeline(options(method, method + "-plain"));
+    // The first stage's inputs have not drifted; everything behind it has.
+    const std::string first = "model.layers.0.self_attn.q_proj";
+    const std::string second = "model.layers.0.self_attn.o_proj";
+    EXPECT_TRUE(same_bytes(linear(method + "1", first, {64, 64}), linear(method + "-plain", first, {64, 64})));
+    EXPECT_FALSE(same_bytes(linear(method + "1", second, {64, 64}), linear(method + "-plain", second, {64, 64})));
+  }
+}
+
+TEST_F(PipelineTest, DriftCorrectionLeavesSkippedLayersAlone) {
+  PipelineOptions run = options("gptq");
+  run.method_options.drift_correction = 1;
+  run.skip_layers = {"layers.1.mlp.down_proj"};
+  run_pipeline(run);
+  const std::string skipped = "model.layers.1.mlp.down_proj.weight";
+  const auto source = formats::Checkpoint::open(folder_ / "model");
+  const auto written = formats::Checkpoint::open(folder_ / "out");
+  EXPECT_EQ(to_dtype(written->tensor(skipped), DType::F32).matrix<float>().row(7)[3],
+            to_dtype(source->tensor(skipped), DType::F32).matrix<float>().row(7)[3]);
+}
+
+TEST_F(PipelineTest, DriftCorrectionIsRefusedWhereItHasNoMeaning) {
+  for (const std::string method : {"rtn", "fp8", "squeezellm"}) {
+    PipelineOptions run = options(method);
+    run.method_options.drift_correction = 0.5;
+    EXPECT_THAT(error_of(run), HasSubstr("--drift-correction goes with gptq and awq, not with " + method));
+  }
+  PipelineOptions guided = options("gptq");
+  guided.method_options.guidance = Guidance::EndLoss;
+  guided.method_options.drift_correction = 0.5;
+  EXPECT_THAT(error_of(guided), HasSubstr("not with --guided"));
+  for (const double strength : {-0.1, 1.5, std::numeric_limits<double>::quiet_NaN()}) {
+    PipelineOptions run = options("gptq");
+    run.method_options.drift_correction = strength;
+    EXPECT_THAT(error_of(run), HasSubstr("choose 0 (none)"));
+  }
+}
+
 TEST_F(PipelineTest, UnknownMethodListsTheKnownOnes) {
   PipelineOptions unknown = options("rtn");
   unknown.method = "squeeze";

@@ -239,6 +239,11 @@ void register_integer_flags(CLI::App& command, QuantizeFlags& flags) {
                  "GPTQ: groups of columns by falling importance (writes g_idx)"),
       command.add_option("--rounding", flags.rounding, "AWQ: codes by rounding to nearest or by GPTQ")
           ->check(CLI::IsMember({"nearest", "gptq"}))
+          ->capture_default_str(),
+      command
+          .add_option("--drift-correction,--gptaq", method.drift_correction,
+                      "GPTQ, AWQ: part of the error of the layers before that a linear makes up for, 0 … 1")
+          ->type_name("PART")
           ->capture_default_str()};
 }
 
