@@ -56,6 +56,7 @@ class Reach {
 
  private:
   bool reaches(std::size_t g, int zero) const {
+    if (low_[g] == zero && high_[g] == zero) return true;  // weights of zero, which any scale serves
     if (is_symmetric_) return std::max(high_[g] - zero, zero - low_[g]) >= largest_ / 2;
     return high_[g] - low_[g] >= largest_;
   }

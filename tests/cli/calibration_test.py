@@ -134,6 +134,16 @@ class Calibration(unittest.TestCase):
             log, _ = self.check_works(text, model="dead", method=method)
             self.assertIn("hardly reaches", log)
 
+    def test_linears_of_zeros_are_quantized_and_verified(self):
+        write_tiny_llama(self.folder / "pruned", zero=["model.layers.0.mlp.up_proj"])
+        text = self.write("w.txt", varied_text(1000))
+        for method, flags in [("rtn", []), ("gptq", []), ("gptq", ["--asym", "--desc_act"]), ("gptq", ["--guided"]),
+                              ("awq", []), ("awq", ["--rounding", "gptq"]), ("squeezellm", []),
+                              ("squeezellm", ["--guided"]), ("fp8", ["--activation-scheme", "static"])]:
+            _, output = self.check_works(text, model="pruned", method=method, flags=flags)
+            done = subprocess.run([NIBBLE, "verify", output], capture_output=True, timeout=60, text=True)
+            self.assertEqual(done.returncode, 0, (method, flags, done.stdout))
+
 
 if __name__ == "__main__":
     unittest.main()
