@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <numeric>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -179,16 +181,19 @@ Resources estimate_resources(const Plan& plan, const PipelineOptions& options) {
   const std::int64_t num_streams = drift == DriftCorrection::Yes ? 2 : 1;
   resources.block_memory = kBaseMemory + block_memory(stages, calibration, drift);
   std::int64_t widths = 2 * spec.hidden_size;
+  std::set<std::int64_t> input_widths;  // a stream keeps buffers of each for all tokens
   for (const StageShape& stage : stages) {
     resources.widest_input = std::max(resources.widest_input, stage.in_features);
+    input_widths.insert(stage.in_features);
     widths += stage.in_features + stage.out_features;
     resources.output_disk += num_blocks * stored_bytes(stage, plan, method);
   }
   const bool has_loss = calibration == Calibration::Loss;
   resources.batch_memory = (has_loss ? 2 : num_streams) * batch_tokens * widths * kFloat;
   resources.hidden_memory = num_streams * num_tokens * spec.hidden_size * kFloat;
+  const std::int64_t kept_widths = std::accumulate(input_widths.begin(), input_widths.end(), std::int64_t{0});
   resources.input_memory =
-      has_loss || calibration == Calibration::None ? 0 : num_streams * num_tokens * resources.widest_input * kFloat;
+      has_loss || calibration == Calibration::None ? 0 : num_streams * num_tokens * kept_widths * kFloat;
   const std::int64_t tables = (plan.config.tie_word_embeddings ? 1 : 2) * plan.config.vocab_size * spec.hidden_size;
   if (has_loss) resources.batch_memory += plan.config.vocab_size * (spec.hidden_size + 1024) * kFloat;
   resources.output_disk += 2 * tables;

@@ -18,7 +18,7 @@ struct Resources {
   std::int64_t block_memory = 0;   // one block and what quantizing its widest stage needs
   std::int64_t batch_memory = 0;   // activations of one batch, logits where the loss is needed
   std::int64_t hidden_memory = 0;  // the residual stream of all tokens
-  std::int64_t input_memory = 0;   // the inputs of the widest stage of all tokens
+  std::int64_t input_memory = 0;   // the inputs of one stage of each width, of all tokens
   // Bytes of disk.
   std::int64_t output_disk = 0;   // the checkpoint
   std::int64_t scratch_disk = 0;  // states of the journal and of a backward pass
