@@ -162,6 +162,27 @@ class Resume(unittest.TestCase):
         self.expected("gptq")
         self.assertGreater(sum(self.workers.map(kill_twice, range(1, 40))), 100)
 
+    def test_a_kill_while_statistics_are_kept_or_taken_resumes_to_the_same_bytes(self):
+        method = "squeezellm guided"
+        kept = self.folder / "kept"
+
+        def kill(crash_at, statistics):
+            output = self.new_output()
+            flags = ["--statistics", statistics or self.folder / f"kept-{crash_at}"]
+            crashed = self.run_command(output, *flags, "--threads", "1", crash_at=crash_at, method=method)
+            if crashed.returncode != 0:
+                self.check_crashed(output, crashed, method)
+                resumed = self.run_command(output, *flags, "--threads", "2", "--resume", method=method)
+                self.assertEqual(resumed.returncode, 0, (crash_at, resumed.stderr))
+            self.expect_same(output, method, crash_at)
+            shutil.rmtree(output)
+            return crashed.returncode != 0
+
+        self.expected(method)
+        self.assertGreater(sum(self.workers.map(lambda n: kill(n, None), range(1, 60))), 30)
+        self.assertFalse(kill(0, kept))
+        self.assertGreater(sum(self.workers.map(lambda n: kill(n, kept), range(1, 60, 2))), 12)
+
     def test_a_resumed_backward_pass_needs_no_forward_pass(self):
         output = self.new_output()
         crashed = self.run_command(output, crash_at=20, method="squeezellm guided")
