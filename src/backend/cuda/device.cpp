@@ -69,6 +69,12 @@ Stream make_stream() {
   return Stream(stream);
 }
 
+Event make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return Event(event);
+}
+
 void throw_cuda_error(cudaError_t status, std::source_location at) {
   const auto code = [&] {
     switch (status) {

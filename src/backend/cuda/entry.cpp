@@ -1,25 +1,25 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <string>
-#include <vector>
 
+#include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/device.h"
 #include "backend/plugin.h"
+#include "core/error.h"
 
 namespace nibble::backend::cuda {
 namespace {
 
-/// Why there is no backend on this machine: what a user must know first comes first.
-std::string reason(std::uint32_t version) {
+/// Errors: Unavailable, with what a user must know first.
+std::unique_ptr<Backend> make_backend_here(std::uint32_t version, const BackendOptions& options) {
   if (version != kPluginVersion) {
-    return "built for another nibble (plug-in version " + std::to_string(kPluginVersion) + ", nibble wants " +
-           std::to_string(version) + "): rebuild both";
+    throw Error(ErrorCode::Unavailable, "built for another nibble (plug-in version " + std::to_string(kPluginVersion) +
+                                            ", nibble wants " + std::to_string(version) + "): rebuild both");
   }
-  const std::vector<DeviceProperties> devices = list_devices();
-  if (devices.empty()) return "this machine shows no NVIDIA GPU: use --device cpu";
-  return "found " + devices.front().name +
-         ", but the CUDA backend does not run models yet (memory and norm are there): use --device cpu";
+  if (list_devices().empty()) throw Error(ErrorCode::Unavailable, "this machine shows no NVIDIA GPU");
+  return make_cuda_backend(options);
 }
 
 void write_message(const std::string& text, char* message, std::size_t capacity) {
@@ -33,11 +33,11 @@ void write_message(const std::string& text, char* message, std::size_t capacity)
 }  // namespace nibble::backend::cuda
 
 extern "C" __attribute__((visibility("default"))) nibble::backend::Backend* nibble_backend_plugin(
-    std::uint32_t version, const nibble::backend::BackendOptions& /*options*/, char* message,
+    std::uint32_t version, const nibble::backend::BackendOptions& options, char* message,
     std::size_t message_capacity) {
   using namespace nibble::backend::cuda;
   try {
-    write_message(reason(version), message, message_capacity);
+    return make_backend_here(version, options).release();
   } catch (const std::exception& error) {
     write_message(std::string(error.what()) + ": use --device cpu", message, message_capacity);
   }

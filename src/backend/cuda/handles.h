@@ -25,7 +25,11 @@ struct Destroy {
 };
 using Stream = std::unique_ptr<CUstream_st, Destroy<cudaStreamDestroy>>;
 
+using Event = std::unique_ptr<CUevent_st, Destroy<cudaEventDestroy>>;
+
 /// A stream of the current device that does not wait for the default stream.
 Stream make_stream();
+/// An event that takes no time stamps; as if recorded already.
+Event make_event();
 
 }  // namespace nibble::backend::cuda

@@ -1,24 +1,19 @@
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
+#include "backend/cuda/norm.h"
 
 #include <cstdint>
-#include <string>
 
+#include "backend/cuda/element.cuh"
 #include "backend/cuda/handles.h"
-#include "backend/cuda/norm.h"
-#include "core/error.h"
 
 namespace nibble::backend::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarpSize = 32;
 
 /// Sum over the block, in a fixed order: the same bits in every run. All threads get it.
 __device__ float block_sum(float value) {
   __shared__ float warp_sums[kThreads / kWarpSize];
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffff, value, offset);
+  value = warp_sum(value);
   if (threadIdx.x % kWarpSize == 0) warp_sums[threadIdx.x / kWarpSize] = value;
   __syncthreads();
   float sum = 0;
@@ -44,19 +39,6 @@ __global__ void norm_kernel(T* hidden, const T* delta, const float* weight, floa
   }
 }
 
-/// Calls `use` with a value of the device type of a float activation.
-template <class Use>
-void with_float_type(ActivationKind kind, Use use) {
-  switch (kind) {
-    case ActivationKind::F32: return use(float{});
-    case ActivationKind::F16: return use(__half{});
-    case ActivationKind::BF16: return use(__nv_bfloat16{});
-    default: break;
-  }
-  throw Error(ErrorCode::Unsupported,
-              "cuda norm: activations are f32, f16 or bf16, not format " + std::to_string(static_cast<int>(kind)));
-}
-
 }  // namespace
 
 void norm(Activation& hidden, const Activation* delta, const Tensor& weight, float eps, Activation& out,
@@ -72,8 +54,8 @@ void norm(Activation& hidden, const Activation* delta, const Tensor& weight, flo
   }
   out.num_tokens = hidden.num_tokens;
   if (hidden.num_tokens == 0) return;
-  with_float_type(hidden.format.kind, [&](auto element) {
-    with_float_type(out.format.kind, [&](auto out_element) {
+  with_float_type(hidden.format.kind, "norm", [&](auto element) {
+    with_float_type(out.format.kind, "norm", [&](auto out_element) {
       using T = decltype(element);
       using Out = decltype(out_element);
       norm_kernel<<<static_cast<unsigned>(hidden.num_tokens), kThreads, 0, stream>>>(

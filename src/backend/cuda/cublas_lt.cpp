@@ -1,0 +1,172 @@
+#include "backend/cuda/cublas_lt.h"
+
+#include <dlfcn.h>
+
+#include <source_location>
+#include <string>
+#include <utility>
+
+#include "backend/cuda/device.h"
+#include "core/error.h"
+
+namespace nibble::backend::cuda {
+namespace {
+
+// What NVIDIA recommends for Hopper.
+constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
+constexpr const char* kLibrary = "libcublasLt.so.13";
+
+template <class Function>
+Function find_function(void* library, const char* name) {
+  void* symbol = dlsym(library, name);
+  if (symbol == nullptr) throw Error(ErrorCode::Unavailable, std::string(kLibrary) + " lacks " + name);
+  return reinterpret_cast<Function>(symbol);
+}
+
+cudaDataType_t cuda_type(DType dtype) {
+  switch (dtype) {
+    case DType::F32: return CUDA_R_32F;
+    case DType::F16: return CUDA_R_16F;
+    case DType::BF16: return CUDA_R_16BF;
+    default: break;
+  }
+  throw Error(ErrorCode::Unsupported, "cuda: no matrix product of this dtype");
+}
+
+}  // namespace
+
+/// The library's functions by their own types.
+struct CublasLt::Functions {
+  static const Functions& get() {
+    static const Functions functions(open());
+    return functions;
+  }
+
+  void check(cublasStatus_t status, std::source_location at = std::source_location::current()) const {
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    throw Error(ErrorCode::Internal, std::string("cuBLASLt: ") + status_string(status) + " (" + at.file_name() + ":" +
+                                         std::to_string(at.line()) + ")");
+  }
+
+  decltype(&cublasLtGetStatusString) status_string;
+  decltype(&cublasLtCreate) create;
+  decltype(&cublasLtDestroy) destroy;
+  decltype(&cublasLtMatmul) matmul;
+  decltype(&cublasLtMatmulDescCreate) create_desc;
+  decltype(&cublasLtMatmulDescDestroy) destroy_desc;
+  decltype(&cublasLtMatmulDescSetAttribute) set_desc;
+  decltype(&cublasLtMatrixLayoutCreate) create_layout;
+  decltype(&cublasLtMatrixLayoutDestroy) destroy_layout;
+  decltype(&cublasLtMatmulPreferenceCreate) create_preference;
+  decltype(&cublasLtMatmulPreferenceDestroy) destroy_preference;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) choose;
+
+ private:
+  static void* open() {
+    void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+    if (library != nullptr) return library;
+    throw Error(ErrorCode::Unavailable, std::string(dlerror()) +
+                                            ": install CUDA 13's cuBLAS (the toolkit's, or PyPI's nvidia-cublas) and "
+                                            "name its folder in LD_LIBRARY_PATH");
+  }
+
+  explicit Functions(void* library)
+      : status_string(find_function<decltype(status_string)>(library, "cublasLtGetStatusString")),
+        create(find_function<decltype(create)>(library, "cublasLtCreate")),
+        destroy(find_function<decltype(destroy)>(library, "cublasLtDestroy")),
+        matmul(find_function<decltype(matmul)>(library, "cublasLtMatmul")),
+        create_desc(find_function<decltype(create_desc)>(library, "cublasLtMatmulDescCreate")),
+        destroy_desc(find_function<decltype(destroy_desc)>(library, "cublasLtMatmulDescDestroy")),
+        set_desc(find_function<decltype(set_desc)>(library, "cublasLtMatmulDescSetAttribute")),
+        create_layout(find_function<decltype(create_layout)>(library, "cublasLtMatrixLayoutCreate")),
+        destroy_layout(find_function<decltype(destroy_layout)>(library, "cublasLtMatrixLayoutDestroy")),
+        create_preference(find_function<decltype(create_preference)>(library, "cublasLtMatmulPreferenceCreate")),
+        destroy_preference(find_function<decltype(destroy_preference)>(library, "cublasLtMatmulPreferenceDestroy")),
+        set_preference(find_function<decltype(set_preference)>(library, "cublasLtMatmulPreferenceSetAttribute")),
+        choose(find_function<decltype(choose)>(library, "cublasLtMatmulAlgoGetHeuristic")) {}
+};
+
+/// A product in the library's column-major terms: y^T [n, m] = (w^T [k, n])^T x^T [k, m].
+struct CublasLt::Plan {
+  Plan(const Functions& from, cublasLtHandle_t handle, const MatmulShape& shape) : functions(from) {
+    try {
+      describe(shape);
+      choose(handle);
+    } catch (...) {
+      destroy();
+      throw;
+    }
+  }
+  ~Plan() { destroy(); }
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  const Functions& functions;
+  cublasLtMatmulDesc_t desc = nullptr;
+  cublasLtMatrixLayout_t w = nullptr;
+  cublasLtMatrixLayout_t x = nullptr;
+  cublasLtMatrixLayout_t y = nullptr;
+  cublasLtMatmulAlgo_t algorithm{};
+
+ private:
+  void describe(const MatmulShape& shape) {
+    const auto m = static_cast<std::uint64_t>(shape.m);
+    const auto n = static_cast<std::uint64_t>(shape.n);
+    const auto k = static_cast<std::uint64_t>(shape.k);
+    const cudaDataType_t input = cuda_type(shape.input);
+    functions.check(functions.create_desc(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    functions.check(functions.set_desc(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
+    functions.check(functions.create_layout(&w, input, k, n, shape.k));
+    functions.check(functions.create_layout(&x, input, k, m, shape.k));
+    functions.check(functions.create_layout(&y, cuda_type(shape.output), n, m, shape.n));
+  }
+
+  void choose(cublasLtHandle_t handle) {
+    cublasLtMatmulPreference_t preference = nullptr;
+    functions.check(functions.create_preference(&preference));
+    const std::size_t workspace = kWorkspaceBytes;
+    int num_found = 0;
+    cublasLtMatmulHeuristicResult_t found{};
+    cublasStatus_t status =
+        functions.set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    if (status == CUBLAS_STATUS_SUCCESS) {
+      status = functions.choose(handle, desc, w, x, y, y, preference, 1, &found, &num_found);
+    }
+    functions.destroy_preference(preference);
+    functions.check(status);
+    functions.check(num_found == 1 ? found.state : CUBLAS_STATUS_NOT_SUPPORTED);
+    algorithm = found.algo;
+  }
+
+  void destroy() noexcept {
+    for (const cublasLtMatrixLayout_t layout : {w, x, y}) {
+      if (layout != nullptr) functions.destroy_layout(layout);
+    }
+    if (desc != nullptr) functions.destroy_desc(desc);
+  }
+};
+
+CublasLt::CublasLt() : functions_(Functions::get()), workspace_(device_buffer(kWorkspaceBytes)) {
+  functions_.check(functions_.create(&handle_));
+}
+
+CublasLt::~CublasLt() {
+  plans_.clear();
+  functions_.destroy(handle_);
+}
+
+const CublasLt::Plan& CublasLt::plan_of(const MatmulShape& shape) {
+  return plans_.try_emplace(shape, functions_, handle_, shape).first->second;
+}
+
+void CublasLt::multiply(const MatmulShape& shape, const void* x, const void* w, void* y, cudaStream_t stream) {
+  const Plan& plan = plan_of(shape);
+  const float one = 1;
+  const float zero = 0;
+  functions_.check(functions_.matmul(handle_, plan.desc, &one, w, plan.w, x, plan.x, &zero, y, plan.y, y, plan.y,
+                                     &plan.algorithm, workspace_.data(), kWorkspaceBytes, stream));
+}
+
+}  // namespace nibble::backend::cuda

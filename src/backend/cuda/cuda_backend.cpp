@@ -1,0 +1,173 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "backend/cuda/attention.h"
+#include "backend/cuda/cublas_lt.h"
+#include "backend/cuda/dense_linear.h"
+#include "backend/cuda/device.h"
+#include "backend/cuda/handles.h"
+#include "backend/cuda/kv_cache.h"
+#include "backend/cuda/norm.h"
+#include "backend/cuda/rows.h"
+#include "backend/cuda/step_inputs.h"
+#include "backend/host_ops.h"
+#include "backend/host_sampling.h"
+
+namespace nibble::backend::cuda {
+namespace {
+
+class CudaEmbedding final : public Embedding {
+ public:
+  explicit CudaEmbedding(Tensor on_device) : table(std::move(on_device)) {}
+  Tensor table;  // [vocab_size, hidden_size] in the checkpoint's float dtype
+};
+
+/// f32 [max_positions, head_dim / 2] each.
+class CudaRope final : public Rope {
+ public:
+  CudaRope(const RopeSpec& spec, cudaStream_t stream) {
+    const HostRope host(spec);
+    const auto pairs = static_cast<std::int64_t>(spec.inv_freq.size());
+    Tensor table = Tensor::empty(DType::F32, {spec.max_positions, pairs});
+    for (std::int64_t p = 0; p < spec.max_positions; ++p) std::ranges::copy(host.cos(p), table.matrix<float>().row(p));
+    cos = to_device(table, stream);
+    for (std::int64_t p = 0; p < spec.max_positions; ++p) std::ranges::copy(host.sin(p), table.matrix<float>().row(p));
+    sin = to_device(table, stream);
+  }
+  Tensor cos;
+  Tensor sin;
+};
+
+DType dtype_of_kind(ActivationKind kind) {
+  switch (kind) {
+    case ActivationKind::F32: return DType::F32;
+    case ActivationKind::F16: return DType::F16;
+    default: break;
+  }
+  throw Error(ErrorCode::Unsupported, "cuda: activations are f32 or f16");
+}
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const BackendOptions& options)
+      : pool_(options.num_threads),
+        stream_(make_stream()),
+        format_(options.precision == Precision::Exact ? ActivationKind::F32 : ActivationKind::F16) {}
+
+  std::string_view name() const override { return "cuda"; }
+  Memory memory() const override { return device_memory(); }
+  ThreadPool& pool() override { return pool_; }
+
+  std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec) override {
+    for (const weights::LinearPart& part : parts) {
+      if (std::holds_alternative<weights::DenseWeights>(part.weights)) continue;
+      throw Error(ErrorCode::Unsupported, spec.name + ": " + weights::describe(part.weights) +
+                                              " weights have no CUDA kernel yet: use --device cpu");
+    }
+    return make_dense_linear(parts, format_, spec, cublas_, stream_.get());
+  }
+  std::unique_ptr<Embedding> make_embedding(weights::DenseWeights table) override {
+    return std::make_unique<CudaEmbedding>(to_device(table.weight, stream_.get()));
+  }
+  std::unique_ptr<Rope> make_rope(const RopeSpec& spec) override {
+    return std::make_unique<CudaRope>(spec, stream_.get());
+  }
+  Tensor make_vector(TensorView vector) override { return to_device(to_dtype(vector, DType::F32), stream_.get()); }
+  std::unique_ptr<KvCache> make_kv_cache(std::vector<KvSpec> layers, std::int64_t num_blocks,
+                                         std::int32_t block_size) override {
+    return std::make_unique<CudaKvCache>(std::move(layers), num_blocks, block_size);
+  }
+  Activation make_activation(std::int64_t capacity, std::int64_t width, const ActivationFormat& format) override {
+    const DType dtype = dtype_of_kind(format.kind);
+    Activation activation;
+    activation.format = format;
+    activation.values =
+        Tensor(device_buffer(static_cast<std::size_t>(capacity * width) * size_bytes(dtype)), dtype, {capacity, width});
+    return activation;
+  }
+  ActivationFormat hidden_format() const override { return {.kind = format_}; }
+
+  void prepare_step(const ForwardBatch& batch, const KvCache&) override { inputs_.upload(batch, stream_.get()); }
+  void run_step(std::int64_t, FunctionRef<void()> body) override { body(); }
+
+  void embed(const Embedding& table, const ForwardBatch& batch, Activation& hidden) override {
+    expect_prepared(batch);
+    cuda::embed(static_cast<const CudaEmbedding&>(table).table, inputs_.batch().tokens, batch.num_tokens(), hidden,
+                stream_.get());
+  }
+  void norm(Activation& hidden, const Activation* delta, const Tensor& weight, float eps, Activation& out) override {
+    cuda::norm(hidden, delta, weight, eps, out, stream_.get());
+  }
+  void add(Activation& hidden, const Activation& delta) override { cuda::add(hidden, delta, stream_.get()); }
+  void rope_kv_write(Activation& qkv, const AttentionSpec& spec, const Rope& rope, KvCache& cache,
+                     std::int64_t layer_idx, const ForwardBatch& batch) override {
+    expect_prepared(batch);
+    const auto& tables = static_cast<const CudaRope&>(rope);
+    cuda::rope_kv_write(qkv, spec, tables.cos, tables.sin, static_cast<CudaKvCache&>(cache), layer_idx, inputs_.batch(),
+                        stream_.get());
+  }
+  void attention(const Activation& qkv, const AttentionSpec& spec, const KvCache& cache, std::int64_t layer_idx,
+                 const ForwardBatch& batch, Activation& out) override {
+    expect_prepared(batch);
+    cuda::attention(qkv, spec, static_cast<const CudaKvCache&>(cache), layer_idx, inputs_.batch(), out, stream_.get());
+  }
+  void silu_mul(const Activation& gate_up, Activation& out) override { cuda::silu_mul(gate_up, out, stream_.get()); }
+
+  void gather_rows(const Activation& hidden, std::span<const std::int32_t> rows, Activation& out) override {
+    if (rows.size() * sizeof(std::int32_t) > rows_.size_bytes()) rows_ = device_buffer(2 * rows.size_bytes());
+    // From pageable memory: returns when `rows` may go.
+    check(cudaMemcpyAsync(rows_.data(), rows.data(), rows.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
+    cuda::gather_rows(hidden, static_cast<const std::int32_t*>(rows_.data()), static_cast<std::int64_t>(rows.size()),
+                      out, stream_.get());
+  }
+
+  void sample(Activation& logits, std::span<const SamplingRow> rows, std::span<SampledToken> out) override {
+    Tensor host = to_host(logits.values.view().rows(0, static_cast<std::int64_t>(rows.size())), stream_.get());
+    pool_.run(static_cast<std::int64_t>(rows.size()), [&](std::int64_t r, int) {
+      const auto row = static_cast<std::size_t>(r);
+      out[row] = sample_row(host.matrix<float>().row_span(r), rows[row]);
+    });
+  }
+
+  void read(const Activation& from, Matrix<float> to) override {
+    Activation host;
+    host.format = from.format;
+    host.values = to_host(from.values.view().rows(0, from.num_tokens), stream_.get());
+    host.num_tokens = from.num_tokens;
+    read_host_activation(host, to);
+  }
+  void write(Matrix<const float> from, Activation& to) override {
+    Activation host = make_host_activation(from.rows, to.width(), to.format);
+    write_host_activation(from, host);
+    nibble::check(to.capacity() >= from.rows, "cuda write: more rows than the activation holds");
+    check(cudaMemcpyAsync(to.values.mutable_view().data(), host.values.view().data(), host.values.size_bytes(),
+                          cudaMemcpyHostToDevice, stream_.get()));
+    check(cudaStreamSynchronize(stream_.get()));
+    to.num_tokens = from.rows;
+  }
+
+ private:
+  void expect_prepared(const ForwardBatch& batch) const {
+    nibble::check(batch.num_tokens() == inputs_.batch().num_tokens, "cuda: the batch is not the prepared one");
+  }
+
+  ThreadPool pool_;
+  Stream stream_;
+  ActivationKind format_;
+  CublasLt cublas_;
+  StepInputs inputs_;
+  Buffer rows_;  // i32, gather_rows
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
+  return std::make_unique<CudaBackend>(options);
+}
+
+}  // namespace nibble::backend::cuda
