@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/crash_point.h"
+#include "core/heap.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "quantize/activation_stream.h"
@@ -122,6 +123,7 @@ class Pipeline {
     if (states_) states_->save(entry);
     log_block(entry);
     journal.append(std::move(entry));
+    return_freed_memory();
   }
 
   CalibrationSamples draw_samples(Journal& journal) const {
@@ -385,6 +387,7 @@ PipelineReport run_pipeline(const PipelineOptions& options, const std::function<
   pipeline.reset();
   checkpoint.reset();
   if (judge) {
+    return_freed_memory();
     crash_point();
     judge();
   }
