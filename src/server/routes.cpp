@@ -27,7 +27,7 @@ enum class Access : std::uint8_t { Open, Key };
 
 struct Route {
   std::string_view method;
-  std::string_view path;
+  std::string_view path;  // "/v1/models/{model}" stands for every path below /v1/models/, slashes included
   RunsOn runs_on;
   Access access;
   void (*serve)(Serving&, const std::shared_ptr<Exchange>&);
@@ -40,6 +40,7 @@ constexpr Route kRoutes[] = {
     {"GET", "/version", RunsOn::Io, Access::Open, openai::serve_version},
     {"GET", "/metrics", RunsOn::Io, Access::Open, openai::serve_metrics},
     {"GET", "/v1/models", RunsOn::Io, Access::Key, openai::serve_models},
+    {"GET", "/v1/models/{model}", RunsOn::Io, Access::Key, openai::serve_model},
     {"POST", "/v1/completions", RunsOn::Workers, Access::Key, openai::serve_completions},
     {"POST", "/v1/chat/completions", RunsOn::Workers, Access::Key, openai::serve_chat_completions},
     {"POST", "/tokenize", RunsOn::Workers, Access::Key, openai::serve_tokenize},
@@ -54,9 +55,15 @@ std::string_view effective_method(const HttpRequest& request) {
   return request.method == "HEAD" ? std::string_view("GET") : std::string_view(request.method);
 }
 
+bool matches(const Route& route, std::string_view path) {
+  if (!route.path.ends_with('}')) return route.path == path;
+  const std::string_view folder = route.path.substr(0, route.path.find('{'));
+  return path.size() > folder.size() && path.starts_with(folder);
+}
+
 const Route* find_route(const HttpRequest& request) {
   const auto found = std::ranges::find_if(kRoutes, [&](const Route& route) {
-    return route.path == request.path && route.method == effective_method(request);
+    return matches(route, request.path) && route.method == effective_method(request);
   });
   return found == std::end(kRoutes) ? nullptr : found;
 }
@@ -72,7 +79,7 @@ openai::RouteLabel route_label(const HttpRequest& request) {
 HttpResponse no_route(const HttpRequest& request) {
   std::vector<std::string_view> methods;
   for (const Route& route : kRoutes) {
-    if (route.path == request.path) methods.push_back(route.method);
+    if (matches(route, request.path)) methods.push_back(route.method);
   }
   if (methods.empty()) return openai::http_error(404, "Not Found");
   HttpResponse response = openai::http_error(405, "Method Not Allowed");
@@ -87,7 +94,7 @@ bool is_preflight(const HttpRequest& request) {
 
 bool is_open(const HttpRequest& request) {
   return std::ranges::any_of(
-      kRoutes, [&](const Route& route) { return route.path == request.path && route.access == Access::Open; });
+      kRoutes, [&](const Route& route) { return matches(route, request.path) && route.access == Access::Open; });
 }
 
 std::string sha256(std::string_view text) {

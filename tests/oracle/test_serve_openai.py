@@ -98,6 +98,12 @@ def test_models_are_listed(server):
     assert models[0].owned_by == "nibble"
 
 
+def test_one_model_is_retrieved_by_its_name(server):
+    assert server.client().models.retrieve("m").id == "m"
+    with pytest.raises(openai.NotFoundError, match="The model `org/m` does not exist"):
+        server.client().models.retrieve("org/m")
+
+
 def test_chat_answers_in_english(server):
     answer = server.client().chat.completions.create(
         model="m", messages=[{"role": "user", "content": "What is the capital of France?"}], temperature=0,

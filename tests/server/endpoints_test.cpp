@@ -24,6 +24,28 @@ TEST_F(OpenAi, ListsTheServedModels) {
   EXPECT_EQ(models["data"][0]["max_model_len"], 1024);
 }
 
+TEST_F(OpenAi, DescribesOneModelByItsName) {
+  api.served_model_names = {"org/name", "50%2 done"};
+  start();
+  for (const char* path : {"/v1/models/org/name", "/v1/models/org%2Fname", "/v1/models/org%2fn%61me"}) {
+    const Reply reply = get(path);
+    EXPECT_EQ(reply.status, 200) << path;
+    Json card = reply.json();
+    Json listed = get("/v1/models").json()["data"][0];
+    for (Json* model : {&card, &listed}) model->erase("permission");  // has a random id
+    EXPECT_EQ(card, listed);
+  }
+  EXPECT_EQ(get("/v1/models/50%2%20done").json()["id"], "50%2 done");
+  for (const char* path : {"/v1/models/name", "/v1/models/org", "/v1/models/org/name/", "/v1/models/org%252Fname",
+                           "/v1/models/%", "/v1/models/%zz", "/v1/models/org%00name"}) {
+    const Reply reply = get(path);
+    EXPECT_EQ(reply.status, 404) << path;
+    EXPECT_EQ(reply.json()["error"]["type"], "NotFoundError") << path;
+  }
+  EXPECT_EQ(get("/v1/models/").json()["error"]["type"], "Not Found");
+  EXPECT_EQ(post("/v1/models/org/name", {}).headers.at("allow"), "GET");
+}
+
 TEST_F(OpenAi, TokenizesAndBack) {
   start();
   const Json answer = post("/tokenize", {{"prompt", "hi"}, {"return_token_strs", true}}).json();
@@ -86,7 +108,8 @@ TEST_F(OpenAi, RequestIdsBecomePartOfTheAnswersId) {
 TEST_F(OpenAi, WithoutItsKeyNothingButProbesIsServed) {
   access.api_keys = {"first", "second"};
   start();
-  for (const char* path : {"/v1/models", "/v1/models/", "//v1/models", "/v1/nothing", "/health/", "/tokenize"}) {
+  for (const char* path :
+       {"/v1/models", "/v1/models/", "/v1/models/fake", "//v1/models", "/v1/nothing", "/health/", "/tokenize"}) {
     const Reply reply = get(path);
     EXPECT_EQ(reply.status, 401) << path;
     EXPECT_EQ(reply.body, R"({"error":"Unauthorized"})");

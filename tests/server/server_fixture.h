@@ -19,7 +19,7 @@ class ServerTest : public testing::Test {
   void start(FakeEngine::Options engine_options = {}) {
     http.host = "127.0.0.1";
     http.port = 0;
-    api.served_model_names = {"fake", "alias"};
+    if (api.served_model_names.empty()) api.served_model_names = {"fake", "alias"};
     api.model_root = "/models/fake";
     api.version = "1.2.3";
     engine = std::make_unique<FakeEngine>(std::move(engine_options));

@@ -13,6 +13,8 @@ namespace nibble::server::openai {
 void serve_completions(Serving& serving, const std::shared_ptr<Exchange>& exchange);
 void serve_chat_completions(Serving& serving, const std::shared_ptr<Exchange>& exchange);
 void serve_models(Serving& serving, const std::shared_ptr<Exchange>& exchange);
+/// The model that the path names behind /v1/models/, percent-encoded or not. Errors: RequestError 404.
+void serve_model(Serving& serving, const std::shared_ptr<Exchange>& exchange);
 void serve_tokenize(Serving& serving, const std::shared_ptr<Exchange>& exchange);
 void serve_detokenize(Serving& serving, const std::shared_ptr<Exchange>& exchange);
 void serve_health(Serving& serving, const std::shared_ptr<Exchange>& exchange);

@@ -1,4 +1,7 @@
-// GET /v1/models, /version, /health, /ping, /metrics
+// GET /v1/models, /v1/models/NAME, /version, /health, /ping, /metrics
+#include <charconv>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "server/openai/endpoints.h"
@@ -36,7 +39,30 @@ Json model_json(const std::string& name, const Serving& serving) {
           {"permission", Json::array({permission})}};
 }
 
+/// "%2F" as "/"; what is no such triple stays as it is.
+std::string percent_decode(std::string_view text) {
+  std::string decoded;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    unsigned value = 0;
+    const char* const digits = text.data() + i + 1;
+    if (text[i] == '%' && i + 2 < text.size() && std::from_chars(digits, digits + 2, value, 16).ptr == digits + 2) {
+      decoded += static_cast<char>(value);
+      i += 2;
+    } else {
+      decoded += text[i];
+    }
+  }
+  return decoded;
+}
+
 }  // namespace
+
+void serve_model(Serving& serving, const std::shared_ptr<Exchange>& exchange) {
+  constexpr std::string_view kFolder = "/v1/models/";
+  const std::string name = percent_decode(std::string_view(exchange->request().path).substr(kFolder.size()));
+  expect_served(name, serving);
+  respond_json(*exchange, model_json(name, serving));
+}
 
 void serve_models(Serving& serving, const std::shared_ptr<Exchange>& exchange) {
   Json models = Json::array();

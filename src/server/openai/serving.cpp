@@ -74,7 +74,10 @@ Serving::Serving(engine::Engine& served_engine, std::unique_ptr<tokenizer::ChatT
 
 void check_model(const Json& body, const Serving& serving) {
   const std::string model = field_or<std::string>(body, "model", "");
-  if (model.empty()) return;
+  if (!model.empty()) expect_served(model, serving);
+}
+
+void expect_served(const std::string& model, const Serving& serving) {
   if (std::ranges::find(serving.options.served_model_names, model) != serving.options.served_model_names.end()) return;
   throw not_found(fmt::format("The model `{}` does not exist.", excerpt(model)), "model");
 }

@@ -65,6 +65,8 @@ struct Serving {
 
 /// Checks the request's "model" field: absent, null and "" mean the served one. Errors: RequestError 404.
 void check_model(const Json& body, const Serving& serving);
+/// Errors: RequestError 404 for a name under which nothing is served.
+void expect_served(const std::string& model, const Serving& serving);
 
 /// Random hexadecimal digits. Any thread.
 std::string random_hex(int num_digits);
