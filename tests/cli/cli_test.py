@@ -52,6 +52,11 @@ class Usage(unittest.TestCase):
                                "unknown flag --temprature", "did you mean --temperature?", "nibble generate --help")
         self.check_usage_error(["quantize", "x", "--metod", "awq"], "unknown flag --metod", "did you mean --method?")
 
+    def test_an_empty_output_is_refused_by_name(self):
+        for arguments in [["quantize", "x", "--method", "rtn"], ["import", "x.gguf"], ["convert", "x", "--format", "gptq"],
+                          ["reproduce", "x"]]:
+            self.check_usage_error([*arguments, "--output", ""], "--output: names no folder")
+
     def test_a_missing_or_bad_value_names_its_flag(self):
         self.check_usage_error(["generate", "x"], "--prompt")
         self.check_usage_error(["generate", "x", "--prompt", "y", "--max-tokens", "many"], "--max-tokens")

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
 #include "core/progress.h"
@@ -25,6 +26,7 @@ std::function<int()> add_convert(CLI::App& command) {
       ->required()
       ->type_name("FORMAT");
   command.add_option("--output,-o", flags->output, "folder to write, must not hold a checkpoint")
+      ->check(not_empty())
       ->required()
       ->type_name("DIR");
   return [flags] {

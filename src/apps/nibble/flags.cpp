@@ -60,6 +60,11 @@ void add_engine_flags(CLI::App& command, engine::EngineOptions& engine) {
       ->transform(human_count());
 }
 
+CLI::Validator not_empty() {
+  return CLI::Validator([](std::string& text) { return text.empty() ? std::string("names no folder") : std::string(); },
+                        "");
+}
+
 CLI::Validator at_least(double low) {
   return CLI::Validator(
       [low](std::string& text) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 
+#include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
 #include "core/progress.h"
@@ -18,7 +19,9 @@ std::function<int()> add_import(CLI::App& command) {
   };
   const auto flags = std::make_shared<Flags>();  // shared with CLI11's options
   command.add_option("GGUF", flags->gguf, "GGUF file")->required();
-  command.add_option("--output", flags->output, "folder to write, must not hold a checkpoint")->required();
+  command.add_option("--output", flags->output, "folder to write, must not hold a checkpoint")
+      ->check(not_empty())
+      ->required();
   return [flags] {
     std::unique_ptr<Progress> progress;
     formats::ImportOptions options{flags->gguf, flags->output};

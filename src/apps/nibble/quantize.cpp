@@ -337,7 +337,10 @@ std::function<quantize::PipelineOptions()> add_quantize_flags(CLI::App& command)
       .add_option("--format", pipeline.format,
                   "autoawq, gptq, gptq_v2, compressed-tensors, squeezellm or fp8 [by method]")
       ->type_name("FORMAT");
-  command.add_option("--output,-o", pipeline.output, "folder to write")->required()->type_name("DIR");
+  command.add_option("--output,-o", pipeline.output, "folder to write")
+      ->check(not_empty())
+      ->required()
+      ->type_name("DIR");
   register_integer_flags(command, *flags);
   register_loss_flags(command, *flags);
   register_fp8_flags(command, *flags);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
 #include "apps/nibble/quantize_flags.h"
 #include "apps/nibble/subcommands.h"
@@ -117,6 +118,7 @@ std::function<int()> add_reproduce(CLI::App& command) {
   command.add_option("--calibration", flags->calibration, "the calibration text, where it lies elsewhere now")
       ->type_name("FILE");
   command.add_option("--output,-o", flags->output, "keep what was made here; default: only where it differs")
+      ->check(not_empty())
       ->type_name("DIR");
   command.add_option("--threads", flags->num_threads, "CPU threads; 0: all")->check(CLI::NonNegativeNumber);
   command.footer("Exit codes: 0 the same, 1 error, 2 usage, 3 it differs.");
