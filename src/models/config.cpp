@@ -1,6 +1,9 @@
 #include "models/config.h"
 
+#include <fmt/format.h>
+
 #include <array>
+#include <cmath>
 #include <string_view>
 
 namespace nibble::models {
@@ -92,6 +95,13 @@ void parse_heads(const Json& config, ModelConfig& model) {
   if (model.head_dim % 2 != 0) throw Error(ErrorCode::InvalidArgument, "head_dim: rotary embedding needs it even");
 }
 
+/// Added to a mean square in f32: anything else makes NaN of some row.
+double parse_norm_eps(const Json& config) {
+  const double eps = get_or(config, "rms_norm_eps", 1e-6);
+  if (std::isfinite(static_cast<float>(eps)) && static_cast<float>(eps) > 0) return eps;
+  throw Error(ErrorCode::InvalidArgument, fmt::format("rms_norm_eps: {} is no positive number", eps));
+}
+
 std::string parse_architecture(const Json& config) {
   const auto names = get_optional<std::vector<std::string>>(config, "architectures");
   if (!names || names->empty()) {
@@ -111,7 +121,7 @@ ModelConfig parse_model_config(const Json& config) {
   model.num_hidden_layers = get_size(config, "num_hidden_layers", 0, kMaxLayers);
   model.vocab_size = get_size(config, "vocab_size", 0);
   model.max_position_embeddings = get_size(config, "max_position_embeddings", 2048);
-  model.rms_norm_eps = get_or(config, "rms_norm_eps", 1e-6);
+  model.rms_norm_eps = parse_norm_eps(config);
   parse_heads(config, model);
   parse_rope(config, model);
   // Mistral's configs have a window and no switch, Qwen 2's a window that is switched off unless they say otherwise.

@@ -61,6 +61,9 @@ TEST(ModelConfig, NamesTheKeyThatIsWrong) {
   EXPECT_THAT(with("rope_scaling", Json{{"rope_type", "longrope"}}), testing::HasSubstr("longrope"));
   EXPECT_THAT(with("rope_scaling", Json{{"rope_type", "linear"}, {"factor", 0}}), testing::HasSubstr("rope_scaling"));
   EXPECT_THAT(with("rope_theta", -1), testing::HasSubstr("rope_theta"));
+  for (const Json& eps : {Json(0), Json(-1e-5), Json(1e-60), Json(std::nan("")), Json(INFINITY), Json("small")}) {
+    EXPECT_THAT(with("rms_norm_eps", eps), testing::HasSubstr("rms_norm_eps"));
+  }
   EXPECT_THAT(with("architectures", Json::array()), testing::HasSubstr("architectures"));
   EXPECT_THAT(with("eos_token_id", "</s>"), testing::HasSubstr("eos_token_id"));
   EXPECT_THAT(with("head_dim", 15), testing::HasSubstr("head_dim"));
