@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "core/progress.h"
 #include "engine/loaded_model.h"
+#include "formats/compressed_tensors_scheme.h"
 #include "models/loader.h"
 
 namespace nibble::engine {
@@ -39,6 +40,16 @@ bool has_fp8_weights(const formats::Checkpoint& checkpoint) {
   const auto& found = checkpoint.quantization();
   return found && (found->method == "fp8" ||
                    (found->method == "compressed-tensors" && found->checkpoint_format == "float-quantized"));
+}
+
+/// FP8 weights that vLLM multiplies with float activations, on every GPU (CompressedTensorsW8A16Fp8).
+bool has_weight_only_fp8(const formats::Checkpoint& checkpoint) {
+  const auto& found = checkpoint.quantization();
+  if (!has_fp8_weights(checkpoint) || found->method != "compressed-tensors") return false;
+  const formats::CompressedConfig config = formats::parse_compressed_config(found->raw);
+  return std::ranges::any_of(config.schemes, [](const formats::CompressedScheme& scheme) {
+    return scheme.layout == formats::CompressedLayout::FloatQuantized && !scheme.quantizes_activations;
+  });
 }
 
 void check_quantization(const formats::Checkpoint& checkpoint, const EngineOptions& options) {
@@ -87,6 +98,12 @@ backend::Fp8Activations fp8_activations(const formats::Checkpoint& checkpoint, c
   }
   if (!quantizes_to_fp8(checkpoint, options) && !has_fp8_weights(checkpoint)) {
     log::warning("--activations fp8: {} has no FP8 weights; the flag has no effect", checkpoint.path().string());
+  }
+  if (has_weight_only_fp8(checkpoint)) {
+    throw Error(ErrorCode::Unsupported,
+                fmt::format("--activations fp8: {} quantizes weights only (no input_activations in its config_groups), "
+                            "so GPUs do not round its activations; leave the flag out",
+                            checkpoint.path().string()));
   }
   return backend::Fp8Activations::Rounded;
 }

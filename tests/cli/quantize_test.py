@@ -96,6 +96,23 @@ class Quantize(unittest.TestCase):
                                         "--weight-strategy", "block")
         self.assertEqual((code, config["quant_method"]), (0, "gptq"))
 
+    def test_rounded_activations_are_refused_where_the_file_quantizes_weights_only(self):
+        self.assertEqual(self.quantize(self.model, "--method", "fp8", "--format", "compressed-tensors")[0], 0)
+        output = self.folder / "output-1"
+        (self.folder / "text.txt").write_text("what is rounded and what is not; " * 20)
+        command = [NIBBLE, "eval", output, "--tasks", "ppl", "--text", self.folder / "text.txt", "--activations"]
+        config = json.loads((output / "config.json").read_text())
+        for group in config["quantization_config"]["config_groups"].values():
+            self.assertIsNotNone(group["input_activations"])
+        self.assertEqual(subprocess.run([*command, "fp8"], capture_output=True, timeout=60).returncode, 0)
+        for group in config["quantization_config"]["config_groups"].values():
+            group["input_activations"] = None
+        (output / "config.json").write_text(json.dumps(config))
+        done = subprocess.run([*command, "fp8"], capture_output=True, timeout=60, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("quantizes weights only (no input_activations", done.stderr)
+        self.assertEqual(subprocess.run([*command, "auto"], capture_output=True, timeout=60).returncode, 0)
+
     def test_fp8_blocks_take_no_static_activations(self):
         code, _, message = self.quantize(self.model, "--method", "fp8", "--weight-strategy", "block",
                                          "--activation-scheme", "static")
