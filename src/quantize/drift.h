@@ -10,6 +10,7 @@
 #include "core/thread_pool.h"
 #include "models/block.h"
 #include "quantize/activation_stream.h"
+#include "quantize/calibration.h"
 #include "quantize/float_block.h"
 #include "quantize/quantizer.h"
 
@@ -38,6 +39,11 @@ inline constexpr double kDriftPriorTokens = 800;
 /// E. Errors: Corrupt, as factorize.
 void correct_drift(std::vector<FloatLinear>& linears, const StageInputs& inputs, const Drift& drift, double strength,
                    ThreadPool& pool);
+
+/// The strength where the user names none: what was best on the reference model (docs/quality.md) for GPTQ at up to 4
+/// bits, where it was measured; 0 for quick runs, whose time the second stream would double.
+double default_drift_correction(const Method& method, const MethodOptions& options,
+                                const CalibrationOptions& calibration);
 
 /// The calibration tokens on their way through the float model, a stage at a time beside the quantized model's stream.
 /// One thread calls it:

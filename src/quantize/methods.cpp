@@ -130,7 +130,7 @@ constexpr Method kMethods[] = {
     {"awq", "scale the channels that matter, then round", Makes::GroupedInt, Symmetry::Asymmetric,
      always<Calibration::Block>, check_awq, make_awq, awq_format},
     {"gptq", "round column by column, later columns absorb the error", Makes::GroupedInt, Symmetry::Symmetric,
-     gptq_calibration, check_gptq, make_gptq, gptq_format},
+     gptq_calibration, check_gptq, make_gptq, gptq_format, 2},
     {"fp8", "8-bit floats, nearly lossless and half the size", Makes::Fp8, Symmetry::Symmetric, fp8_calibration,
      check_fp8, make_fp8, fp8_format},
     {"squeezellm", "a table of values for each output row, by what the end loss feels", Makes::Codebook,

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import unittest
 
-from tiny_model import write_tiny_llama
+from tiny_model import varied_text, write_tiny_llama
 
 NIBBLE = os.environ["NIBBLE_BIN"]
 
@@ -69,6 +69,21 @@ class Quantize(unittest.TestCase):
             code, config, message = self.quantize(self.model, *flags)
             self.assertEqual((code, config), (1, None), flags)
             self.assertIn(part, message)
+
+    def test_drift_is_corrected_by_default_where_it_was_measured_to_help(self):
+        (self.folder / "text.txt").write_text(varied_text(40_000))
+        common = [self.model, "--group-size", "32", "--calibration", self.folder / "text.txt", "--seq-len", "64"]
+        for flags, expected in [(["--method", "gptq", "--samples", "512"], 0.5), (["--method", "gptq", "--samples", "511"], 0),
+                                (["--method", "gptq", "--samples", "512", "--bits", "8"], 0),
+                                (["--method", "gptq", "--samples", "512", "--drift-correction", "0"], 0),
+                                (["--method", "gptq", "--samples", "512", "--guided"], 0),
+                                (["--method", "gptq", "--samples", "16", "--gptaq", "0.25"], 0.25),
+                                (["--method", "awq", "--samples", "512", "--rounding", "gptq"], 0),
+                                (["--method", "awq", "--samples", "16", "--drift-correction", "1"], 1)]:
+            code, _, message = self.quantize(*common, *flags)
+            self.assertEqual(code, 0, (flags, message))
+            report = json.loads((self.folder / f"output-{self.num_outputs}" / "nibble_report.json").read_text())
+            self.assertEqual(report["identity"]["method"]["drift_correction"], expected, flags)
 
     def test_switches_take_a_value_or_none(self):
         common = ["--method", "rtn", "--group-size", "32"]

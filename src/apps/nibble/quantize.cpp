@@ -22,6 +22,7 @@
 #include "core/log.h"
 #include "core/progress.h"
 #include "hub/hub.h"
+#include "quantize/drift.h"
 #include "quantize/pipeline.h"
 #include "workflow/quantize_and_judge.h"
 
@@ -45,6 +46,7 @@ struct QuantizeFlags {
   std::string zero_point;  // "" where it was not given
   std::string desc_act;
   std::string rounding = "nearest";
+  std::optional<double> drift_correction;
   bool guided = false;
   std::string quality = "standard";
   std::string labels = "sampled";
@@ -174,6 +176,8 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
         ErrorCode::InvalidArgument,
         fmt::format("--statistics keeps what the end loss says, which {} looks at only with --guided", method.name));
   }
+  options.method_options.drift_correction = flags.drift_correction.value_or(
+      quantize::default_drift_correction(method, options.method_options, options.calibration));
   if (method.calibration(options.method_options) == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
   }
@@ -239,15 +243,16 @@ void register_integer_flags(CLI::App& command, QuantizeFlags& flags) {
                  "GPTQ: groups of columns by falling importance (writes g_idx)"),
       command.add_option("--rounding", flags.rounding, "AWQ: codes by rounding to nearest or by GPTQ")
           ->check(CLI::IsMember({"nearest", "gptq"}))
-          ->capture_default_str(),
-      command
-          .add_option("--drift-correction,--gptaq", method.drift_correction,
-                      "GPTQ, AWQ: part of the error of the layers before that a linear makes up for, 0 … 1")
-          ->type_name("PART")
           ->capture_default_str()};
 }
 
-void register_loss_flags(CLI::App& command, QuantizeFlags& flags) {
+void register_error_flags(CLI::App& command, QuantizeFlags& flags) {
+  command
+      .add_option(
+          "--drift-correction,--gptaq", flags.drift_correction,
+          "GPTQ, AWQ: part of the error of the layers before that a linear makes up for, 0 … 1 [0.5 for GPTQ up "
+          "to 4 bits with 32768 tokens or more, else 0]")
+      ->type_name("PART");
   command.add_option("--quality", flags.quality, "best: --guided where the method has it, --rounding gptq for AWQ")
       ->check(CLI::IsMember({"standard", "best"}))
       ->capture_default_str();
@@ -342,7 +347,7 @@ std::function<quantize::PipelineOptions()> add_quantize_flags(CLI::App& command)
       ->required()
       ->type_name("DIR");
   register_integer_flags(command, *flags);
-  register_loss_flags(command, *flags);
+  register_error_flags(command, *flags);
   register_fp8_flags(command, *flags);
   register_codebook_flags(command, *flags);
   command
