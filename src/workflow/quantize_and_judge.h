@@ -14,7 +14,7 @@ namespace nibble::workflow {
 /// On what the checkpoint is judged: as much text as costs about a third of quantizing by GPTQ, unless it is said.
 struct JudgeOptions {
   std::vector<std::filesystem::path> text_files;  // joined, as eval does; none: windows that no sample was drawn from
-  std::int64_t num_windows = 0;  // 0: a quarter of the calibration tokens, at least 2048; without calibration 2048
+  std::int64_t num_windows = 0;  // 0: an eighth of the calibration tokens, at least 2048; without calibration 2048
   std::int64_t window_len = 0;   // tokens; 0: 2048 or the model's context, held-out windows are as long as samples
   std::optional<double> max_kl;  // nats; a larger KL rejects the checkpoint, which stays where it is
 };

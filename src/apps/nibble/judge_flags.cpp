@@ -33,7 +33,7 @@ std::function<std::optional<workflow::JudgeOptions>()> add_judge_flags(CLI::App&
           ->group(kGroup),
       command
           .add_option("--judge-windows", options.num_windows,
-                      "how many windows of it [a quarter of the calibration tokens, at least 2048 tokens]")
+                      "how many windows of it [an eighth of the calibration tokens, at least 2048 tokens]")
           ->check(at_least(1))
           ->group(kGroup),
       command
