@@ -66,6 +66,33 @@ void LayerScales::add(const models::BlockSpec& spec, const std::map<std::string,
   }
 }
 
+std::map<std::string, OuterSize> LayerScales::outer_sizes(std::int64_t num_outer) const {
+  std::map<std::string, OuterSize> sizes;
+  if (num_layers_ < 2 * num_outer + 4) return sizes;
+  for (const auto& [relative, series] : series_) {
+    for (const auto& [layer, entry] : series) {
+      const bool is_first = layer < num_outer;
+      if (!is_first && layer < num_layers_ - num_outer) continue;
+      const std::int64_t first_inner = is_first ? num_outer : num_layers_ - num_outer - 4;
+      std::array<const Entry*, 4> inner{};
+      for (std::size_t i = 0; i < 4; ++i) {
+        const auto found = series.find(first_inner + static_cast<std::int64_t>(i));
+        if (found != series.end()) inner[i] = &found->second;
+      }
+      if (std::ranges::find(inner, nullptr) != inner.end()) continue;
+      const auto of = [&](auto&& size_of) {
+        return deviation({size_of(*inner[0]), size_of(*inner[1]), size_of(*inner[2]), size_of(*inner[3])},
+                         size_of(entry));
+      };
+      const auto together = of([](const Entry& e) { return e.log2_size; });
+      for (std::size_t i = 0; i < entry.modules.size(); ++i) {
+        sizes[entry.modules[i]] = {of([&](const Entry& e) { return e.log2_sizes[i]; }), together};
+      }
+    }
+  }
+  return sizes;
+}
+
 std::vector<Finding> LayerScales::check(const std::string& suffix) const {
   std::vector<Finding> findings;
   for (const auto& [relative, series] : series_) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,13 @@
 #include "verify/module_stats.h"
 
 namespace nibble::verify {
+
+/// Size of a linear of an outer layer, in bits (log2) off the median of the four nearest inner layers; nothing where
+/// those differ too much among themselves.
+struct OuterSize {
+  std::optional<double> own;
+  std::optional<double> together;  // with the other linear of its fold, else as `own`
+};
 
 /// How large the linears are from layer to layer. Trained layers change slowly; a linear of twice the size of its
 /// neighbours on both sides has wrong scales. Sizes are taken so that folding (AWQ's norm → q, up → down, v → o) does
@@ -21,6 +29,9 @@ class LayerScales {
 
   /// `suffix` names the tensor: "scales".
   std::vector<Finding> check(const std::string& suffix) const;
+
+  /// Sizes in the first and last `num_outer` layers, by module. None where there are no four layers between them.
+  std::map<std::string, OuterSize> outer_sizes(std::int64_t num_outer) const;
 
  private:
   struct Entry {

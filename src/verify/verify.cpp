@@ -24,6 +24,7 @@
 #include "verify/files.h"
 #include "verify/layer_scales.h"
 #include "verify/module_stats.h"
+#include "verify/text_check.h"
 #include "verify/unit_pairs.h"
 #include "verify/values.h"
 
@@ -94,10 +95,11 @@ class Verification {
     check_outer_tensors();
     for (std::int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       check_block(architecture_.block(config_, layer));
-      options_.on_block(layer + 1, config_.num_hidden_layers);
+      options_.on_block("Verifying", layer + 1, config_.num_hidden_layers);
     }
     for (Finding& finding : layer_scales_.check(scale_suffix_)) add(std::move(finding));
     check_median_offset();
+    check_text_loss();
     return std::move(report_);
   }
 
@@ -193,6 +195,7 @@ class Verification {
     if (results.empty()) return;
     const TensorNames names = names_of(checkpoint_, results.front().module);
     scale_suffix_ = names.scales;
+    code_suffix_ = names.codes;
     std::set<std::string> named;
     for (Finding& finding : check_interleaving(spec, plan, stats, packing(), names.codes)) {
       named.insert(formats::module_of_tensor(finding.where));
@@ -335,6 +338,30 @@ class Verification {
                      offsets_.size(), median)});
   }
 
+  /// A fault that the weights show would only be seen again, less clearly.
+  void check_text_loss() {
+    if (options_.forward_pass == ForwardPass::Skip) {
+      report_.no_forward_pass = "--no-forward";
+      return;
+    }
+    if (!report_.findings.empty()) {
+      report_.no_forward_pass = "there are findings without it";
+      return;
+    }
+    std::int64_t done = 0;
+    const TextCheckOptions options{
+        .sizes = layer_scales_,
+        .scale_suffix = scale_suffix_,
+        .code_suffix = code_suffix_,
+        .num_threads = options_.num_threads,
+        .on_block = [&] { options_.on_block("Reading a text", ++done, config_.num_hidden_layers); }};
+    TextCheckResult result = check_text(checkpoint_, config_, options);
+    for (Finding& finding : result.findings) add(std::move(finding));
+    report_.text_loss = result.loss;
+    report_.num_text_tokens = result.num_tokens;
+    report_.no_forward_pass = std::move(result.skipped);
+  }
+
   const formats::Checkpoint& checkpoint_;
   const VerifyOptions& options_;
   ThreadPool pool_;
@@ -345,6 +372,7 @@ class Verification {
   CodebookRows codebook_rows_;
   LayerScales layer_scales_;
   std::string scale_suffix_ = "weight";
+  std::string code_suffix_ = "weight";
   std::set<std::string> broken_;                         // modules with a number that is wrong in itself
   std::vector<std::pair<double, std::string>> offsets_;  // mean code - zero point of each integer linear
 };
@@ -373,7 +401,13 @@ Json to_json(const VerifyReport& report) {
   for (const Finding& finding : report.findings) {
     findings.push_back({{"tensor", finding.where}, {"problem", finding.problem}});
   }
-  return {{"tensors", report.num_tensors}, {"linears", report.num_linears}, {"findings", std::move(findings)}};
+  Json forward = Json::object();
+  if (report.text_loss) forward = {{"tokens", report.num_text_tokens}, {"loss", *report.text_loss}};
+  if (!report.no_forward_pass.empty()) forward = {{"skipped", report.no_forward_pass}};
+  return {{"tensors", report.num_tensors},
+          {"linears", report.num_linears},
+          {"forward_pass", std::move(forward)},
+          {"findings", std::move(findings)}};
 }
 
 }  // namespace nibble::verify

@@ -74,9 +74,10 @@ class Checkpoint:
 
 @pytest.fixture(scope="module")
 def verify(nibble):
-    """Runs `nibble verify --json`: {tensor: what is said of it}."""
-    def run(folder):
-        done = subprocess.run([nibble, "verify", folder, "--json"], capture_output=True, text=True, timeout=120)
+    """Runs `nibble verify --json`: {tensor: what is said of it}. Eight layers cannot read: by default no text."""
+    def run(folder, *flags):
+        command = [nibble, "verify", folder, "--json", *(flags or ["--no-forward"])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode in (0, 3), done.stderr
         findings = json.loads(done.stdout)["findings"]
         assert (done.returncode == 3) == bool(findings)
@@ -327,6 +328,71 @@ def test_a_planted_fault_is_named_with_its_tensor(verify, quantized, text, tmp_p
     findings = verify(checkpoint.save(tmp_path / "planted"))
     assert where in findings, findings
     assert problem in findings[where]
+
+
+# The outermost layers have no neighbours on both sides: a short text goes through the whole model.
+
+@pytest.fixture(scope="module")
+def whole_model(nibble, smollm2, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify") / "whole-4-bit"
+    subprocess.run([nibble, "quantize", smollm2, "--output", folder, *RTN], check=True, capture_output=True,
+                   timeout=300)
+    return folder
+
+
+def test_a_text_is_read_and_raises_no_alarm(nibble, whole_model):
+    done = subprocess.run([nibble, "verify", whole_model, "--json"], capture_output=True, text=True, timeout=240)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["findings"] == []
+    assert report["forward_pass"]["tokens"] > 200 and 2 < report["forward_pass"]["loss"] < 3
+
+
+def rows_in_metas_order(checkpoint):
+    for name in list(checkpoint.tensors):
+        if not name.endswith(("q_proj.qweight", "k_proj.qweight", "q_proj.scales", "k_proj.scales")):
+            continue
+        stored = checkpoint.tensors[name]  # [in / 8 or groups, out]; the pairs of a head of 64 are 32 rows apart
+        heads = stored.reshape(len(stored), -1, 2, 32)
+        checkpoint.put(name, heads.swapaxes(2, 3).reshape(stored.shape).copy())
+
+
+def layer(name):
+    return f"model.layers.{name}_proj.scales"
+
+
+def overflowing(checkpoint):
+    name = layer("29.mlp.down")
+    checkpoint.tensors[name][:, 7] *= numpy.float16(3000)
+
+
+@pytest.mark.parametrize("plant, where, problem", [
+    pytest.param(scaled(layer("0.mlp.gate"), 2), layer("0.mlp.gate"), "twice as large", id="doubled-in-the-first-layer"),
+    pytest.param(scaled(layer("0.self_attn.v"), 2), layer("0.self_attn.v") + " or " + layer("0.self_attn.o"),
+                 "twice as large", id="doubled-v-in-the-first-layer"),
+    pytest.param(scaled(layer("1.mlp.up"), 2), layer("1.mlp.up"), "twice as large", id="doubled-in-the-second-layer"),
+    pytest.param(scaled(layer("28.self_attn.k"), 2), layer("28.self_attn.k"), "twice as large",
+                 id="doubled-k-in-the-last-but-one-layer"),
+    pytest.param(scaled(layer("29.mlp.down"), 0.5), layer("29.mlp.down"), "half as large",
+                 id="halved-in-the-last-layer"),
+    pytest.param(rows_in_metas_order, "model.layers.0.self_attn.q_proj.qweight", "rotary pairs",
+                 id="rotary-pairs-in-metas-order"),
+    pytest.param(overflowing, layer("29.mlp.down"), "overflows f16", id="outputs-that-overflow-f16"),
+])
+def test_faults_that_a_text_shows_are_named(verify, whole_model, tmp_path, plant, where, problem):
+    checkpoint = Checkpoint(whole_model)
+    plant(checkpoint)
+    folder = checkpoint.save(tmp_path / "planted")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(whole_model / name, folder)
+    findings = verify(folder, "--threads", "2")
+    assert where in findings, findings
+    assert problem in findings[where]
+    assert len(findings) == 1 or problem == "overflows f16"
+
+
+def test_a_model_without_a_tokenizer_says_that_no_text_was_read(nibble, quantized):
+    done = subprocess.run([nibble, "verify", quantized(*RTN)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "no text read (there is no tokenizer.json)" in done.stdout
 
 
 def test_lost_shards_are_named_with_their_tensors(verify, quantized, tmp_path):
