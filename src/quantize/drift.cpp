@@ -50,7 +50,7 @@ void correct_drift(std::vector<FloatLinear>& linears, const StageInputs& inputs,
 
 double default_drift_correction(const Method& method, const MethodOptions& options,
                                 const CalibrationOptions& calibration) {
-  if (method.name != "gptq" || options.guidance == Guidance::EndLoss || options.grid.bits > 4) return 0;
+  if (method.name != "gptq" || options.guidance == Guidance::EndLoss || options.grid.bits != 4) return 0;
   return calibration.num_samples * calibration.seq_len < kQuickRunTokens ? 0 : kDefaultStrength;
 }
 

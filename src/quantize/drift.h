@@ -40,7 +40,7 @@ inline constexpr double kDriftPriorTokens = 800;
 void correct_drift(std::vector<FloatLinear>& linears, const StageInputs& inputs, const Drift& drift, double strength,
                    ThreadPool& pool);
 
-/// The strength where the user names none: what was best on the reference model (docs/quality.md) for GPTQ at up to 4
+/// The strength where the user names none: what was best on the reference model (docs/quality.md) for GPTQ at 4
 /// bits, where it was measured; 0 for quick runs, whose time the second stream would double.
 double default_drift_correction(const Method& method, const MethodOptions& options,
                                 const CalibrationOptions& calibration);

@@ -75,6 +75,7 @@ class Quantize(unittest.TestCase):
         common = [self.model, "--group-size", "32", "--calibration", self.folder / "text.txt", "--seq-len", "64"]
         for flags, expected in [(["--method", "gptq", "--samples", "512"], 0.5), (["--method", "gptq", "--samples", "511"], 0),
                                 (["--method", "gptq", "--samples", "512", "--bits", "8"], 0),
+                                (["--method", "gptq", "--samples", "512", "--bits", "3"], 0),
                                 (["--method", "gptq", "--samples", "512", "--drift-correction", "0"], 0),
                                 (["--method", "gptq", "--samples", "512", "--guided"], 0),
                                 (["--method", "gptq", "--samples", "16", "--gptaq", "0.25"], 0.25),

@@ -250,8 +250,8 @@ void register_error_flags(CLI::App& command, QuantizeFlags& flags) {
   command
       .add_option(
           "--drift-correction,--gptaq", flags.drift_correction,
-          "GPTQ, AWQ: part of the error of the layers before that a linear makes up for, 0 … 1 [0.5 for GPTQ up "
-          "to 4 bits with 32768 tokens or more, else 0]")
+          "GPTQ, AWQ: part of the error of the layers before that a linear makes up for, 0 … 1 [0.5 for GPTQ at "
+          "4 bits with 32768 tokens or more, else 0]")
       ->type_name("PART");
   command.add_option("--quality", flags.quality, "best: --guided where the method has it, --rounding gptq for AWQ")
       ->check(CLI::IsMember({"standard", "best"}))
