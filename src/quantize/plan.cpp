@@ -214,6 +214,13 @@ void check_calibration(const PipelineOptions& options) {
   }
   if (options.calibration.num_samples <= 0) throw Error(ErrorCode::InvalidArgument, "--samples must be positive");
   if (options.calibration.seq_len <= 1) throw Error(ErrorCode::InvalidArgument, "--seq-len must be at least 2");
+  // More than any corpus in use holds, and few enough that no estimate in bytes overflows.
+  constexpr std::int64_t kMaxTokens = 100'000'000'000;
+  if (options.calibration.num_samples > kMaxTokens / options.calibration.seq_len) {
+    throw Error(ErrorCode::InvalidArgument,
+                fmt::format("--samples {} of --seq-len {} tokens are too many: choose at most {} in all",
+                            options.calibration.num_samples, options.calibration.seq_len, kMaxTokens));
+  }
 }
 
 void check_seq_len(const models::ModelConfig& config, const PipelineOptions& options) {

@@ -30,10 +30,10 @@ class Calibration(unittest.TestCase):
         type(self).num_outputs += 1
         output = self.folder / f"output-{self.num_outputs}"
         sources = [word for file in files for word in ("--calibration", file)]
-        done = subprocess.run([NIBBLE, "quantize", self.folder / model, "--method", method, "--group-size", "32", *sources,
-                               "--samples", "16", *([] if "--seq-len" in flags else ["--seq-len", "32"]), "--output",
-                               output, *flags], capture_output=True,
-                              timeout=60, text=True)
+        sizes = [word for name, value in (("--samples", "16"), ("--seq-len", "32")) if name not in flags
+                 for word in (name, value)]
+        done = subprocess.run([NIBBLE, "quantize", self.folder / model, "--method", method, "--group-size", "32",
+                               *sources, *sizes, "--output", output, *flags], capture_output=True, timeout=60, text=True)
         return done, output
 
     def check_works(self, *files, **options):
@@ -125,6 +125,11 @@ class Calibration(unittest.TestCase):
 
     def test_samples_longer_than_the_context_are_refused(self):
         self.check_refused(self.write("y.txt", varied_text(1000)), flags=["--seq-len", "129"], part="context of 128")
+
+    def test_samples_beyond_counting_are_refused(self):
+        for samples in [2 * 10**9, 2**57, 2**63 - 1]:
+            self.check_refused(self.write("many.txt", varied_text(1000)), flags=["--samples", str(samples), "--seq-len", "64"],
+                               part=f"--samples {samples} of --seq-len 64 tokens are too many")
 
     def test_dead_layers_and_channels_are_quantized(self):
         """A norm of zeros: every input of its stage is zero, so that the Hessian is singular and no channel is reached."""
