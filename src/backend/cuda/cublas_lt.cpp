@@ -120,7 +120,7 @@ struct CublasLt::Plan {
     functions.check(functions.set_desc(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
     functions.check(functions.create_layout(&w, input, k, n, shape.k));
     functions.check(functions.create_layout(&x, input, k, m, shape.k));
-    functions.check(functions.create_layout(&y, cuda_type(shape.output), n, m, shape.n));
+    functions.check(functions.create_layout(&y, cuda_type(shape.output), n, m, shape.y_stride));
   }
 
   void choose(cublasLtHandle_t handle) {

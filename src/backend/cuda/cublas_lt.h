@@ -17,6 +17,7 @@ struct MatmulShape {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
+  std::int64_t y_stride = 0;  // elements from row to row of y
   DType input = DType::F16;   // of x and w
   DType output = DType::F16;  // of y
   auto operator<=>(const MatmulShape&) const = default;

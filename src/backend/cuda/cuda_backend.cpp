@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "backend/cuda/attention.h"
 #include "backend/cuda/cublas_lt.h"
-#include "backend/cuda/dense_linear.h"
+#include "backend/cuda/cuda_linear.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/handles.h"
 #include "backend/cuda/kv_cache.h"
@@ -64,12 +63,7 @@ class CudaBackend final : public Backend {
   ThreadPool& pool() override { return pool_; }
 
   std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec) override {
-    for (const weights::LinearPart& part : parts) {
-      if (std::holds_alternative<weights::DenseWeights>(part.weights)) continue;
-      throw Error(ErrorCode::Unsupported, spec.name + ": " + weights::describe(part.weights) +
-                                              " weights have no CUDA kernel yet: use --device cpu");
-    }
-    return make_dense_linear(parts, format_, spec, cublas_, stream_.get());
+    return make_cuda_linear(parts, format_, spec, cublas_, scratch_, stream_.get());
   }
   std::unique_ptr<Embedding> make_embedding(weights::DenseWeights table) override {
     return std::make_unique<CudaEmbedding>(to_device(table.weight, stream_.get()));
@@ -160,6 +154,7 @@ class CudaBackend final : public Backend {
   Stream stream_;
   ActivationKind format_;
   CublasLt cublas_;
+  Scratch scratch_;  // of the linears
   StepInputs inputs_;
   Buffer rows_;  // i32, gather_rows
 };

@@ -1,0 +1,24 @@
+#include "backend/cuda/quantized_parts.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cuda/device.h"
+
+namespace nibble::backend::cuda {
+
+Tensor upload_codes(TensorView codes, std::int64_t in_features, std::int32_t bits, cudaStream_t stream) {
+  const std::int64_t rows = codes.shape()[0];
+  const std::int64_t row_bytes = codes.shape()[1];
+  const std::int64_t padded_bytes = num_chunks(in_features) * 4 * bits;
+  Tensor padded = Tensor::zeros(DType::U8, {rows, padded_bytes});
+  const auto* from = static_cast<const std::byte*>(codes.data());
+  auto* to = static_cast<std::byte*>(padded.mutable_view().data());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::memcpy(to + r * padded_bytes, from + r * row_bytes,
+                static_cast<std::size_t>(std::min(row_bytes, padded_bytes)));
+  }
+  return to_device(padded, stream);
+}
+
+}  // namespace nibble::backend::cuda
