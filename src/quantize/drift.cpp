@@ -14,7 +14,6 @@ namespace {
 // Of a weight matrix, for a task: enough for matrix products at full speed.
 constexpr std::int64_t kRowsPerTask = 64;
 // A whole correction loses more to overfitting than it gains.
-constexpr double kDefaultStrength = 0.5;
 constexpr std::int64_t kQuickRunTokens = 32768;
 
 }  // namespace
@@ -51,7 +50,7 @@ void correct_drift(std::vector<FloatLinear>& linears, const StageInputs& inputs,
 double default_drift_correction(const Method& method, const MethodOptions& options,
                                 const CalibrationOptions& calibration) {
   if (method.name != "gptq" || options.guidance == Guidance::EndLoss || options.grid.bits != 4) return 0;
-  return calibration.num_samples * calibration.seq_len < kQuickRunTokens ? 0 : kDefaultStrength;
+  return calibration.num_samples * calibration.seq_len < kQuickRunTokens ? 0 : kBestDriftCorrection;
 }
 
 void FloatStream::enter(models::DecoderBlock decoder) {

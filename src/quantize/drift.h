@@ -40,6 +40,9 @@ inline constexpr double kDriftPriorTokens = 800;
 void correct_drift(std::vector<FloatLinear>& linears, const StageInputs& inputs, const Drift& drift, double strength,
                    ThreadPool& pool);
 
+/// What was best on the reference model.
+inline constexpr double kBestDriftCorrection = 0.5;
+
 /// The strength where the user names none: what was best on the reference model (docs/quality.md) for GPTQ at 4
 /// bits, where it was measured; 0 for quick runs, whose time the second stream would double.
 double default_drift_correction(const Method& method, const MethodOptions& options,

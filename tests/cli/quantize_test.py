@@ -79,6 +79,8 @@ class Quantize(unittest.TestCase):
                                 (["--method", "gptq", "--samples", "512", "--drift-correction", "0"], 0),
                                 (["--method", "gptq", "--samples", "512", "--guided"], 0),
                                 (["--method", "gptq", "--samples", "16", "--gptaq", "0.25"], 0.25),
+                                (["--method", "gptq", "--samples", "16", "--quality", "best"], 0.5),
+                                (["--method", "gptq", "--samples", "16", "--quality", "best", "--bits", "3"], 0),
                                 (["--method", "awq", "--samples", "512", "--rounding", "gptq"], 0),
                                 (["--method", "awq", "--samples", "16", "--drift-correction", "1"], 1)]:
             code, _, message = self.quantize(*common, *flags)

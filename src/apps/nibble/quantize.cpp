@@ -145,9 +145,12 @@ quantize::LossOptions loss_options(const QuantizeFlags& flags) {
   return options;
 }
 
-/// What costs time only: the end loss as a guide where the method can follow it, GPTQ's rounding for AWQ.
+/// What costs time only, as docs/quality.md measures it: drift correction for GPTQ at 4 bits, else the end loss as a
+/// guide where the method can follow it, GPTQ's rounding for AWQ.
 void choose_best(quantize::MethodOptions& options, const quantize::Method& method) {
-  if (method.name == "gptq" || method.name == "squeezellm") {
+  if (method.name == "gptq" && options.grid.bits == 4 && options.guidance == quantize::Guidance::Inputs) {
+    options.drift_correction = quantize::kBestDriftCorrection;
+  } else if (method.name == "gptq" || method.name == "squeezellm") {
     options.guidance = quantize::Guidance::EndLoss;
   } else if (method.name == "awq") {
     options.rounding = quantize::Rounding::Gptq;
@@ -177,7 +180,8 @@ quantize::PipelineOptions pipeline_options(const QuantizeFlags& flags) {
         fmt::format("--statistics keeps what the end loss says, which {} looks at only with --guided", method.name));
   }
   options.method_options.drift_correction = flags.drift_correction.value_or(
-      quantize::default_drift_correction(method, options.method_options, options.calibration));
+      std::max(options.method_options.drift_correction,
+               quantize::default_drift_correction(method, options.method_options, options.calibration)));
   if (method.calibration(options.method_options) == quantize::Calibration::None && !flags.calibration.empty()) {
     log::info("--calibration is ignored: {} looks at weights only", method.name);
   }
@@ -253,7 +257,9 @@ void register_error_flags(CLI::App& command, QuantizeFlags& flags) {
           "GPTQ, AWQ: part of the error of the layers before that a linear makes up for, 0 … 1 [0.5 for GPTQ at "
           "4 bits with 32768 tokens or more, else 0]")
       ->type_name("PART");
-  command.add_option("--quality", flags.quality, "best: --guided where the method has it, --rounding gptq for AWQ")
+  command
+      .add_option("--quality", flags.quality,
+                  "best: --guided for GPTQ (4 bits: drift correction) and SqueezeLLM, --rounding gptq for AWQ")
       ->check(CLI::IsMember({"standard", "best"}))
       ->capture_default_str();
   command.add_flag("--guided", flags.guided,
