@@ -43,6 +43,7 @@ ROWS = [
     Row("gptq-asym", "--method gptq --asym", 0.10),
     Row("gptq-sym", "--method gptq --sym", 0.12),
     Row("gptq-asym-plain", "--method gptq --asym --drift-correction 0", 0.10),
+    Row("gptq-sym-plain", "--method gptq --sym --drift-correction 0", 0.12),
     Row("awq-asym", "--method awq", 0.13),
     Row("awq-gptq-asym", "--method awq --rounding gptq", 0.082),
     Row("awq-gptq-drift-asym", "--method awq --rounding gptq --drift-correction 0.5"),

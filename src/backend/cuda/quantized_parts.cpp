@@ -11,6 +11,7 @@ Tensor upload_codes(TensorView codes, std::int64_t in_features, std::int32_t bit
   const std::int64_t rows = codes.shape()[0];
   const std::int64_t row_bytes = codes.shape()[1];
   const std::int64_t padded_bytes = num_chunks(in_features) * 4 * bits;
+  if (row_bytes == padded_bytes) return to_device(codes, stream);
   Tensor padded = Tensor::zeros(DType::U8, {rows, padded_bytes});
   const auto* from = static_cast<const std::byte*>(codes.data());
   auto* to = static_cast<std::byte*>(padded.mutable_view().data());
