@@ -21,7 +21,7 @@ TOLERANCE = 1e-3
 class Judge(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        temporary = tempfile.TemporaryDirectory()
+        temporary = tempfile.TemporaryDirectory(dir="/dev/shm")
         cls.addClassCleanup(temporary.cleanup)
         cls.folder = pathlib.Path(temporary.name)
         write_tiny_llama(cls.folder / "model", num_layers=2)
