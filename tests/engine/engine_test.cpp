@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "support/devices.h"
 #include "support/tiny_model.h"
 
 namespace nibble::engine {
@@ -56,7 +57,7 @@ class Client {
 };
 
 /// The same behaviour is expected of every device.
-class EngineTest : public testing::TestWithParam<const char*> {
+class EngineTest : public testing::TestWithParam<std::string> {
  protected:
   EngineTest() { testing_support::write_tiny_config(folder_.path()); }
 
@@ -262,8 +263,8 @@ TEST_P(EngineTest, RefusesOptionsThatContradictTheModel) {
   EXPECT_THAT(refused({.max_model_len = 256, .kv_cache_memory_bytes = 20'000}), testing::HasSubstr("KV cache holds"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, EngineTest, testing::Values("reference", "auto"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(Devices, EngineTest, testing::ValuesIn(testing_support::test_devices()),
+                         [](const auto& test) { return test.param; });
 
 }  // namespace
 }  // namespace nibble::engine
