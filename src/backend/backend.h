@@ -93,7 +93,8 @@ struct ForwardBatch {
 
 /// One layer's keys and values. k_scale, v_scale: stored = cast(k / k_scale), for 8-bit dtypes.
 struct KvSpec {
-  DType dtype = DType::F16;  // F32, F16, BF16, F8E4M3 or I8
+  DType dtype = DType::F16;    // F32, F16, BF16, F8E4M3 or I8
+  std::int32_t num_heads = 0;  // query heads that read them: a backend plans attention before the step; 0: unknown
   std::int32_t num_kv_heads = 0;
   std::int32_t head_dim = 0;
   std::int32_t sliding_window = 0;  // 0: full attention

@@ -19,6 +19,7 @@ constexpr std::int64_t kScoreTileRows = 64;  // logits of a tile stay in the las
 
 backend::KvSpec kv_spec(const models::BlockSpec& spec, DType dtype, const models::KvScales* scales) {
   backend::KvSpec kv{.dtype = dtype,
+                     .num_heads = spec.attention.num_heads,
                      .num_kv_heads = spec.attention.num_kv_heads,
                      .head_dim = spec.attention.head_dim,
                      .sliding_window = spec.attention.sliding_window};

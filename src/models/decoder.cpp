@@ -48,6 +48,7 @@ std::vector<backend::KvSpec> Decoder::kv_specs(DType dtype, std::span<const KvSc
   for (const DecoderBlock& block : parts_.blocks) {
     const backend::AttentionSpec& attention = block.spec().attention;
     specs.push_back({.dtype = dtype,
+                     .num_heads = attention.num_heads,
                      .num_kv_heads = attention.num_kv_heads,
                      .head_dim = attention.head_dim,
                      .sliding_window = attention.sliding_window});

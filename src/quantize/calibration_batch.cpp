@@ -49,6 +49,7 @@ std::vector<CalibrationBatch> make_batches(const CalibrationSamples& samples) {
 std::unique_ptr<backend::KvCache> make_batch_cache(backend::Backend& backend, const models::BlockSpec& spec,
                                                    const CalibrationBatch& largest) {
   const backend::KvSpec kv{.dtype = DType::F32,
+                           .num_heads = spec.attention.num_heads,
                            .num_kv_heads = spec.attention.num_kv_heads,
                            .head_dim = spec.attention.head_dim,
                            .sliding_window = spec.attention.sliding_window};

@@ -119,6 +119,7 @@ void TextPass::run_block(const models::DecoderBlock& block, std::int64_t layer_i
                          TextLosses& losses) {
   const backend::AttentionSpec& attention = block.spec().attention;
   const auto cache = backend_.make_kv_cache({{.dtype = DType::F32,
+                                              .num_heads = attention.num_heads,
                                               .num_kv_heads = attention.num_kv_heads,
                                               .head_dim = attention.head_dim,
                                               .sliding_window = attention.sliding_window}},

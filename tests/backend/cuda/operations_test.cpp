@@ -197,6 +197,7 @@ TEST_P(CudaOperations, RopeAndAttentionAgreeForPrefillAndDecodeInOneStep) {
     expect_same(attention_tolerance(heads.cache), [&](Backend& backend) {
       const auto rope = backend.make_rope({.inv_freq = inv_freq, .attention_factor = 1, .max_positions = kLength});
       const auto cache = backend.make_kv_cache({{.dtype = heads.cache,
+                                                 .num_heads = heads.num_heads,
                                                  .num_kv_heads = heads.num_kv_heads,
                                                  .head_dim = heads.head_dim,
                                                  .sliding_window = heads.window,
