@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "backend/backend.h"
 
@@ -14,6 +15,18 @@ struct OutputColumns {
   void* data = nullptr;  // [num_tokens, stride], at the part's first column
   std::int64_t stride = 0;
   ActivationKind kind = ActivationKind::F16;
+};
+
+/// FP8 weights in the layout of cuBLASLt, for products with 8-bit inputs.
+///
+/// codes  e4m3 [out_features, row_bytes]: plain rows, zeros beyond in_features; row_bytes is a multiple of 16
+/// scale  f32 [out_features]; with blocks [ceil(out_features / 128), scale_stride], scale_stride a multiple of 4
+struct Fp8Operand {
+  const void* codes = nullptr;
+  std::int64_t row_bytes = 0;
+  const float* scale = nullptr;
+  std::int64_t scale_stride = 0;  // 0: no blocks
+  bool is_per_tensor = false;     // all of `scale` are one number
 };
 
 /// One part of a fused linear on the device, in the layout of its kernels. Immutable.
@@ -33,6 +46,9 @@ class DevicePart {
   virtual const void* dense(ActivationKind kind, void* scratch, cudaStream_t stream) const = 0;
   /// Bytes of scratch that `dense` needs.
   virtual std::size_t scratch_bytes(ActivationKind kind) const = 0;
+
+  /// The weights for products in FP8, where they are FP8.
+  virtual std::optional<Fp8Operand> fp8_operand() const { return std::nullopt; }
 
  protected:
   std::int64_t out_features_ = 0;

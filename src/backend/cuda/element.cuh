@@ -53,6 +53,13 @@ const T* device_data(const Activation& activation) {
   return static_cast<const T*>(activation.values.view().data());
 }
 
+/// 16 bytes of consecutive elements.
+template <class T>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(T);
+  T values[kSize];
+};
+
 /// Sum over the warp, the same bits in every run. All lanes get it.
 __device__ inline float warp_sum(float value) {
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffff, value, offset);

@@ -17,13 +17,6 @@ inline constexpr int kStreamWarps = 8;  // of a block: one output each
 // Up to so many tokens the arithmetic hides behind reading the weights.
 inline constexpr std::int64_t kMaxStreamedTokens = 8;
 
-/// 16 bytes of consecutive elements.
-template <class T>
-struct alignas(16) Vector {
-  static constexpr int kSize = 16 / sizeof(T);
-  T values[kSize];
-};
-
 /// sums[t] += Σ_j w[j] x[t, first + j] over one chunk.
 template <class T, int kTokens>
 __device__ void add_chunk(const float (&w)[kChunk], const T* x, std::int64_t first, std::int64_t in, int num_tokens,
