@@ -1,19 +1,22 @@
-// usage: nibble_logits MODEL DEVICE NUM_GREEDY PROMPTS.json SEQUENCES.json LOGITS.f32
+// usage: nibble_logits MODEL DEVICE NUM_GREEDY PROMPTS.json SEQUENCES.json LOGITS.f32 [NAME=VALUE...]
 //
-// Continues each prompt of PROMPTS.json (an array of arrays of token ids) greedily by up to NUM_GREEDY tokens, writes
-// prompts with their continuations to SEQUENCES.json, and the logits of every position of those, one sequence after
-// another, to LOGITS.f32: [num_tokens, vocab_size] each. DEVICE "exact" is the reference backend with f32 activations
-// and KV cache, else a name as in --device.
+// Continues each prompt of PROMPTS.json (an array; a prompt is an array of token ids or a text) greedily by up to
+// NUM_GREEDY tokens, writes prompts with their continuations to SEQUENCES.json as token ids, and the logits of every
+// position of those, one sequence after another, to LOGITS.f32: [num_tokens, vocab_size] each. DEVICE "exact" is the
+// reference backend with f32 activations and KV cache, else a name as in --device. NAME is quantization or activations,
+// flags of `nibble serve`.
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <fstream>
 #include <future>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "core/json.h"
 #include "engine/engine.h"
 
@@ -22,8 +25,19 @@ namespace {
 using namespace nibble;
 using Tokens = std::vector<std::int32_t>;
 
-std::unique_ptr<engine::Engine> load(const std::string& model, const std::string& device) {
+void set_flag(engine::EngineOptions& options, const std::string& flag) {
+  const std::size_t equals = flag.find('=');
+  const std::string name = flag.substr(0, equals);
+  if (equals == std::string::npos || (name != "quantization" && name != "activations")) {
+    throw Error(ErrorCode::InvalidArgument, flag + ": quantization=… or activations=…");
+  }
+  (name == "quantization" ? options.quantization : options.activations) = flag.substr(equals + 1);
+}
+
+std::unique_ptr<engine::Engine> load(const std::string& model, const std::string& device,
+                                     std::span<char* const> flags) {
   engine::EngineOptions options;
+  for (const char* flag : flags) set_flag(options, flag);
   options.exact = device == "exact";
   options.device = options.exact ? "reference" : device;
   options.kv_cache_memory_bytes = 256'000'000;
@@ -33,6 +47,7 @@ std::unique_ptr<engine::Engine> load(const std::string& model, const std::string
 /// The tokens that follow `prompt` greedily; EOS, where it comes, is the last one.
 Tokens continue_greedily(engine::Engine& engine, const Tokens& prompt, std::int64_t max_tokens) {
   Tokens continuation;
+  if (max_tokens == 0) return continuation;
   std::promise<void> done;
   engine::Request request;
   request.id = "greedy";
@@ -57,14 +72,14 @@ void write_logits(engine::Engine& engine, const Tokens& sequence, std::ofstream&
   });
 }
 
-void run(char** arguments) {
-  const auto engine = load(arguments[0], arguments[1]);
+void run(std::span<char* const> arguments) {
+  const auto engine = load(arguments[0], arguments[1], arguments.subspan(6));
   const std::int64_t num_greedy = std::stoll(arguments[2]);
   std::ofstream file(arguments[5], std::ios::binary);
   file.exceptions(std::ios::failbit | std::ios::badbit);
   Json sequences = Json::array();
   for (const Json& prompt : read_json_file(arguments[3])) {
-    auto sequence = prompt.get<Tokens>();
+    Tokens sequence = prompt.is_string() ? engine->tokenizer().encode(prompt.get<std::string>()) : prompt.get<Tokens>();
     const Tokens continuation = continue_greedily(*engine, sequence, num_greedy);
     sequence.insert(sequence.end(), continuation.begin(), continuation.end());
     write_logits(*engine, sequence, file);
@@ -76,12 +91,13 @@ void run(char** arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 7) {
-    std::fprintf(stderr, "usage: %s MODEL DEVICE NUM_GREEDY PROMPTS.json SEQUENCES.json LOGITS.f32\n", argv[0]);
+  if (argc < 7) {
+    std::fprintf(stderr, "usage: %s MODEL DEVICE NUM_GREEDY PROMPTS.json SEQUENCES.json LOGITS.f32 [NAME=VALUE...]\n",
+                 argv[0]);
     return 2;
   }
   try {
-    run(argv + 1);
+    run({argv + 1, static_cast<std::size_t>(argc - 1)});
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
