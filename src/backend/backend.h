@@ -231,15 +231,16 @@ enum class Precision : std::uint8_t {
   Exact,  // f32 activations everywhere: evaluation oracles, calibration
 };
 
-/// What the inputs of FP8 weights become on a backend without FP8 arithmetic.
+/// What the inputs of FP8 weights become.
 enum class Fp8Activations : std::uint8_t {
+  Auto,     // as they are, or rounded where that is much faster: many tokens on a GPU (docs/decisions/0017)
   Float,    // they stay as they are: the most exact
-  Rounded,  // rounded to E4M3 as GPUs do: per token, with the checkpoint's static scale, or per token and 128 inputs
+  Rounded,  // always rounded to E4M3: per token, with the checkpoint's static scale, or per token and 128 inputs
 };
 
 struct BackendOptions {
   Precision precision = Precision::Fast;
-  Fp8Activations fp8_activations = Fp8Activations::Float;
+  Fp8Activations fp8_activations = Fp8Activations::Auto;
   int num_threads = 0;  // 0: every available CPU
 };
 

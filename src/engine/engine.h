@@ -24,9 +24,10 @@ struct EngineOptions {
   /// "": as the checkpoint is; fp8: a float checkpoint is quantized while it is loaded; else it must agree.
   std::string quantization;
   std::string kv_cache_dtype = "auto";  // auto: the checkpoint's, else by dtype | fp8 | fp8_e4m3 | float16 | bfloat16
-  std::string activations = "auto";     // fp8: inputs of FP8 weights are rounded as GPUs do
-  bool gptq_act_order = false;          // accepted; warns where the checkpoint has none
-  std::string load_format = "auto";     // auto | safetensors | gguf | dummy
+  /// Inputs of FP8 weights. auto: rounded where a GPU gains much by it | float: never | fp8: always, as vLLM does
+  std::string activations = "auto";
+  bool gptq_act_order = false;       // accepted; warns where the checkpoint has none
+  std::string load_format = "auto";  // auto | safetensors | gguf | dummy
   std::uint64_t seed = 0;
   std::int64_t max_model_len = 0;  // 0: from config.json
   std::int64_t max_num_seqs = 256;

@@ -92,9 +92,12 @@ bool quantizes_to_fp8(const formats::Checkpoint& checkpoint, const EngineOptions
 
 /// Errors: InvalidArgument for another word.
 backend::Fp8Activations fp8_activations(const formats::Checkpoint& checkpoint, const EngineOptions& options) {
-  if (options.activations == "auto") return backend::Fp8Activations::Float;
+  if (options.activations == "float") return backend::Fp8Activations::Float;
+  if (options.activations == "auto") {
+    return has_weight_only_fp8(checkpoint) ? backend::Fp8Activations::Float : backend::Fp8Activations::Auto;
+  }
   if (options.activations != "fp8") {
-    throw Error(ErrorCode::InvalidArgument, "--activations " + options.activations + ": choose auto or fp8");
+    throw Error(ErrorCode::InvalidArgument, "--activations " + options.activations + ": choose auto, float or fp8");
   }
   if (!quantizes_to_fp8(checkpoint, options) && !has_fp8_weights(checkpoint)) {
     log::warning("--activations fp8: {} has no FP8 weights; the flag has no effect", checkpoint.path().string());

@@ -50,8 +50,9 @@ void add_engine_flags(CLI::App& command, engine::EngineOptions& engine) {
                      "fp8: quantize a float model while loading; else what the checkpoint is");
   command.add_option("--kv-cache-dtype", engine.kv_cache_dtype, "auto, fp8, fp8_e4m3, float16 or bfloat16")
       ->capture_default_str();
-  command.add_option("--activations", engine.activations, "fp8: round inputs of FP8 weights as GPUs do")
-      ->check(CLI::IsMember({"auto", "fp8"}))
+  command
+      .add_option("--activations", engine.activations, "inputs of FP8 weights: auto, float or fp8 (rounded to E4M3)")
+      ->check(CLI::IsMember({"auto", "float", "fp8"}))
       ->capture_default_str();
   command.add_option("--dtype", engine.dtype, "auto, half, float16, bfloat16, float or float32")->capture_default_str();
   command.add_option("--threads", engine.num_threads, "CPU threads; 0: all")->check(between(0, kMaxThreads));

@@ -49,7 +49,7 @@ class PackedPart {
 /// How a part is packed.
 struct PackOptions {
   Precision precision = Precision::Fast;
-  Fp8Activations fp8_activations = Fp8Activations::Float;
+  Fp8Activations fp8_activations = Fp8Activations::Auto;
 };
 
 /// Packs one canonical linear, using the pool. Precision::Exact keeps activations in f32.

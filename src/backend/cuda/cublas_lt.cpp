@@ -14,6 +14,8 @@ namespace {
 
 // What NVIDIA recommends for Hopper.
 constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
+// A server meets every number of tokens; plans beyond these are found again.
+constexpr std::size_t kMaxPlans = 4096;
 constexpr const char* kLibrary = "libcublasLt.so.13";
 
 template <class Function>
@@ -28,9 +30,26 @@ cudaDataType_t cuda_type(DType dtype) {
     case DType::F32: return CUDA_R_32F;
     case DType::F16: return CUDA_R_16F;
     case DType::BF16: return CUDA_R_16BF;
+    case DType::F8E4M3: return CUDA_R_8F_E4M3;
     default: break;
   }
   throw Error(ErrorCode::Unsupported, "cuda: no matrix product of this dtype");
+}
+
+struct ScaleModes {
+  std::int32_t w;
+  std::int32_t x;
+};
+
+ScaleModes scale_modes(Fp8Scaling scaling) {
+  switch (scaling) {
+    case Fp8Scaling::Vector:
+      return {CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F};
+    case Fp8Scaling::Block:
+      return {CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F, CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F};
+    default: break;
+  }
+  return {CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F};
 }
 
 }  // namespace
@@ -109,7 +128,17 @@ struct CublasLt::Plan {
   cublasLtMatrixLayout_t y = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
 
+  void set_scales(const Fp8Scales& scales) {
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.w);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
+  }
+
  private:
+  template <class Value>
+  void set(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
+    functions.check(functions.set_desc(desc, attribute, &value, sizeof value));
+  }
+
   void describe(const MatmulShape& shape) {
     const auto m = static_cast<std::uint64_t>(shape.m);
     const auto n = static_cast<std::uint64_t>(shape.n);
@@ -117,7 +146,11 @@ struct CublasLt::Plan {
     const cudaDataType_t input = cuda_type(shape.input);
     functions.check(functions.create_desc(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    functions.check(functions.set_desc(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed));
+    set(CUBLASLT_MATMUL_DESC_TRANSA, transposed);
+    if (shape.scaling != Fp8Scaling::None) {
+      set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, scale_modes(shape.scaling).w);
+      set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, scale_modes(shape.scaling).x);
+    }
     functions.check(functions.create_layout(&w, input, k, n, shape.k));
     functions.check(functions.create_layout(&x, input, k, m, shape.k));
     functions.check(functions.create_layout(&y, cuda_type(shape.output), n, m, shape.y_stride));
@@ -157,12 +190,15 @@ CublasLt::~CublasLt() {
   functions_.destroy(handle_);
 }
 
-const CublasLt::Plan& CublasLt::plan_of(const MatmulShape& shape) {
+CublasLt::Plan& CublasLt::plan_of(const MatmulShape& shape) {
+  if (plans_.size() >= kMaxPlans && !plans_.contains(shape)) plans_.clear();
   return plans_.try_emplace(shape, functions_, handle_, shape).first->second;
 }
 
-void CublasLt::multiply(const MatmulShape& shape, const void* x, const void* w, void* y, cudaStream_t stream) {
-  const Plan& plan = plan_of(shape);
+void CublasLt::multiply(const MatmulShape& shape, const void* x, const void* w, void* y, cudaStream_t stream,
+                        const Fp8Scales& scales) {
+  Plan& plan = plan_of(shape);
+  if (shape.scaling != Fp8Scaling::None) plan.set_scales(scales);
   const float one = 1;
   const float zero = 0;
   functions_.check(functions_.matmul(handle_, plan.desc, &one, w, plan.w, x, plan.x, &zero, y, plan.y, y, plan.y,
