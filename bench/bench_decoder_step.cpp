@@ -81,9 +81,7 @@ void step(benchmark::State& state, Model model) {
   const auto cache =
       loaded.backend->make_kv_cache(loaded.decoder->kv_specs(DType::F16), storage.num_blocks(), StepBatch::kBlockSize);
   for (auto _ : state) {
-    loaded.backend->prepare_step(batch, *cache);
-    loaded.decoder->forward(batch, *cache);
-    benchmark::DoNotOptimize(loaded.decoder->logits(batch.logit_rows));
+    benchmark::DoNotOptimize(loaded.decoder->step(batch, *cache, num_sequences));
   }
   const double weights =
       static_cast<double>(model.num_layers) *

@@ -69,14 +69,18 @@ struct Activation {
 /// is collected.
 ///
 /// tokens         i32 [num_tokens]
+/// sampled_rows   i32 [num_tokens] or empty     where not negative: the token is the one that the last `sample` draws
+///                                              for this row, not known yet, and tokens[t] says nothing; only for
+///                                              backends with two steps in flight
 /// positions      i32 [num_tokens]              index of the token in its sequence
 /// query_start    i32 [num_sequences + 1]
 /// context_len    i32 [num_sequences]           tokens in the KV cache once this step has written its own
 /// block_table    i32 [num_sequences, block_table_stride]   KV block ids in order
 /// slot_mapping   i64 [num_tokens]              block_id * block_size + offset where the token's K, V go
-/// logit_rows     i32 [num_logit_rows]          token indices whose logits are wanted, ascending
+/// logit_rows     i32 [num_logit_rows]          token indices whose logits are wanted
 struct ForwardBatch {
   std::span<const std::int32_t> tokens;
+  std::span<const std::int32_t> sampled_rows{};
   std::span<const std::int32_t> positions;
   std::span<const std::int32_t> query_start;
   std::span<const std::int32_t> context_len;
@@ -87,6 +91,22 @@ struct ForwardBatch {
 
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
   std::int64_t num_sequences() const { return static_cast<std::int64_t>(context_len.size()); }
+};
+
+/// The largest step: what a backend keeps at fixed addresses is sized for it once.
+struct StepLimits {
+  std::int64_t max_tokens = 0;
+  std::int64_t max_sequences = 0;
+  std::int64_t max_blocks_per_sequence = 0;
+};
+
+/// Decode steps of one body, recorded by a backend once per batch size and replayed from then on. Whatever the body
+/// touches stays where it is as long as this lives: weights, activations, the KV cache.
+class StepCapture {
+ public:
+  virtual ~StepCapture() = default;
+  /// Numbers of sequences that are recorded, ascending; a step is padded up to the next one.
+  virtual std::span<const std::int64_t> batch_sizes() const = 0;
 };
 
 // ── KV cache ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,11 +288,21 @@ class Backend {
   /// The dtype of hidden states and of linears' outputs: F32, or F16/BF16 on devices.
   virtual ActivationFormat hidden_format() const = 0;
 
-  // A step: plan, run, collect.
-  /// Plans everything that depends on lengths. The batch stays in place until `collect`.
+  // A step: plan, run, sample, collect.
+  /// For steps up to these limits, on this cache; null where the backend records nothing. Errors: OutOfMemory.
+  virtual std::unique_ptr<StepCapture> make_step_capture(const StepLimits& /*limits*/, const KvCache& /*cache*/) {
+    return nullptr;
+  }
+  /// Plans everything that depends on lengths; the operations may follow. The batch stays in place until `collect`.
   virtual void prepare_step(const ForwardBatch& batch, const KvCache& cache) = 0;
-  /// Executes `body`; a backend may capture it once per bucket and replay it.
-  virtual void run_step(std::int64_t bucket, FunctionRef<void()> body) = 0;
+  /// Plans and executes a step: `body` calls operations on `batch` and nothing else, or what `capture` recorded of it
+  /// is replayed, which leaves the num_tokens of activations as they are. Steps other than decodes (one token a
+  /// sequence, as many logit rows) and those without a capture are executed one operation after the other.
+  virtual void run_step(const ForwardBatch& batch, const KvCache& cache, StepCapture* /*capture*/,
+                        FunctionRef<void()> body) {
+    prepare_step(batch, cache);
+    body();
+  }
 
   // Operations, in the order of a forward pass. `batch` is the prepared one.
   /// hidden[t] = table[tokens[t]]
@@ -289,10 +319,16 @@ class Backend {
                          const ForwardBatch& batch, Activation& out) = 0;
   /// out = silu(gate) * up, of gate_up [num_tokens, 2 * width], in out's format.
   virtual void silu_mul(const Activation& gate_up, Activation& out) = 0;
-  /// out = the rows of `hidden` that batch.logit_rows names.
-  virtual void gather_rows(const Activation& hidden, std::span<const std::int32_t> rows, Activation& out) = 0;
-  /// One token for each row of logits [rows.size(), vocab_size]; `logits` may be overwritten.
+  /// out = the rows of `hidden` that batch.logit_rows[first, first + count) names.
+  virtual void gather_rows(const Activation& hidden, const ForwardBatch& batch, std::int64_t first, std::int64_t count,
+                           Activation& out) = 0;
+  /// One token for each row of logits [rows.size(), vocab_size]; `logits` may be overwritten. `out` holds the tokens
+  /// after the `collect` of this call; until then `rows` and `out` stay in place.
   virtual void sample(Activation& logits, std::span<const SamplingRow> rows, std::span<SampledToken> out) = 0;
+  /// Waits for the oldest `sample` that was not collected.
+  virtual void collect() {}
+  /// How many steps may be launched before the first of them is collected: 1 or 2.
+  virtual int max_steps_in_flight() const { return 1; }
 
   // Host access, for evaluation and calibration; synchronises. Float formats only.
   virtual void read(const Activation& from, Matrix<float> to) = 0;

@@ -12,7 +12,7 @@
 namespace nibble::backend {
 
 /// Changes with backend.h: plug-in and binary must come from the same build.
-inline constexpr std::uint32_t kPluginVersion = 1;
+inline constexpr std::uint32_t kPluginVersion = 2;
 
 /// The one C symbol of a plug-in, `nibble_backend_plugin`. Makes its backend; or returns null and writes why, as one
 /// zero-terminated sentence, into `message` [message_capacity]. Throws nothing.

@@ -207,56 +207,62 @@ class EngineImpl final : public Engine {
 
   void launch(const std::vector<ScheduledSequence>& scheduled) {
     batch_.clear();
+    rows_.clear();
+    sampling_.clear();
     for (const ScheduledSequence& part : scheduled) {
       batch_.add(part.sequence->tokens(), part.first, part.count, part.sequence->blocks);
+      if (!part.samples()) continue;
+      sampling_.push_back(part.sequence);
+      rows_.push_back(part.sequence->sampling_row());
+      batch_.want_logits(batch_.num_tokens() - 1);
     }
-    forward();
-  }
-
-  void forward() {
-    const backend::ForwardBatch batch = batch_.view();
-    model_.backend->prepare_step(batch, *model_.cache);
-    model_.backend->run_step(batch_.bucket(), [&] { model_.decoder->forward(batch, *model_.cache); });
-  }
-
-  void collect(const std::vector<ScheduledSequence>& scheduled) {
-    std::vector<backend::SamplingRow> rows;
-    std::vector<std::int32_t> logit_rows;
-    std::vector<Sequence*> sampling;
     std::int64_t first_row = 0;
     for (const ScheduledSequence& part : scheduled) {
-      if (part.sequence->wants_prompt_logprobs()) collect_prompt_logprobs(part, first_row);
-      if (part.samples()) {
-        sampling.push_back(part.sequence);
-        rows.push_back(part.sequence->sampling_row());
-        logit_rows.push_back(static_cast<std::int32_t>(first_row + part.count - 1));
+      const auto [first, end] = wanted_prompt_logprobs(part);
+      for (std::int64_t position = first; position < end; ++position) {
+        batch_.want_logits(first_row + position - part.first);
       }
       first_row += part.count;
     }
+    const auto num_sampling = static_cast<std::int64_t>(sampling_.size());
+    backend::Activation& logits = model_.decoder->step(batch_.view(), *model_.cache, num_sampling);
+    sampled_.assign(rows_.size(), {});
+    if (!rows_.empty()) model_.backend->sample(logits, rows_, sampled_);
+  }
+
+  void collect(const std::vector<ScheduledSequence>& scheduled) {
+    auto first_row = static_cast<std::int64_t>(sampling_.size());
+    for (const ScheduledSequence& part : scheduled) first_row += collect_prompt_logprobs(part, first_row);
+    if (!rows_.empty()) model_.backend->collect();
     scheduler_.commit(scheduled);
-    if (rows.empty()) return;
-    std::vector<backend::SampledToken> sampled(rows.size());
-    model_.backend->sample(model_.decoder->logits(logit_rows), rows, sampled);
-    for (std::size_t i = 0; i < sampling.size(); ++i) {
-      if (sampling[i]->num_output_tokens() == 0) num_prompt_tokens_ += sampling[i]->num_prompt_tokens();
-      sampling[i]->append(sampled[i]);
+    for (std::size_t i = 0; i < sampling_.size(); ++i) {
+      if (sampling_[i]->num_output_tokens() == 0) num_prompt_tokens_ += sampling_[i]->num_prompt_tokens();
+      sampling_[i]->append(sampled_[i]);
       ++num_generated_tokens_;
     }
   }
 
-  /// Log-probabilities of the prompt tokens that this step's rows [first_row, first_row + count) predict.
-  void collect_prompt_logprobs(const ScheduledSequence& part, std::int64_t first_row) {
+  /// Positions [first, end) of a step's part whose logits predict prompt tokens that are still wanted.
+  static std::pair<std::int64_t, std::int64_t> wanted_prompt_logprobs(const ScheduledSequence& part) {
+    const Sequence& sequence = *part.sequence;
+    if (!sequence.wants_prompt_logprobs()) return {0, 0};
+    return {std::max(part.first, sequence.next_prompt_logprob() - 1),
+            std::min(part.first + part.count, sequence.num_prompt_tokens() - 1)};
+  }
+
+  /// Log-probabilities of the prompt tokens that the step's logit rows from first_row on predict; how many.
+  std::int64_t collect_prompt_logprobs(const ScheduledSequence& part, std::int64_t first_row) {
     Sequence& sequence = *part.sequence;
-    const std::int64_t end = std::min(part.first + part.count, sequence.num_prompt_tokens() - 1);
-    std::int64_t position = std::max(part.first, sequence.next_prompt_logprob() - 1);
-    for (; position < end; position += kScoreTileRows) {
+    const auto [first, end] = wanted_prompt_logprobs(part);
+    for (std::int64_t position = first; position < end; position += kScoreTileRows) {
       const std::int64_t count = std::min(kScoreTileRows, end - position);
-      const auto logits = read_logits(first_row + position - part.first, count);
+      const auto logits = read_logits(first_row + position - first, count);
       for (std::int64_t r = 0; r < count; ++r) {
         const std::int32_t token = sequence.tokens()[static_cast<std::size_t>(position + r + 1)];
         sequence.add_prompt_logprob(logprob_of(logits.row_span(r), token, sequence.params().num_prompt_logprobs));
       }
     }
+    return std::max<std::int64_t>(end - first, 0);
   }
 
   static TokenLogprob logprob_of(std::span<const float> logits, std::int32_t token, std::int32_t num_top) {
@@ -265,15 +271,11 @@ class EngineImpl final : public Engine {
             backend::top_logprobs(logits, log_sum, num_top)};
   }
 
-  /// Logits of `count` consecutive tokens of the last forward pass, on the host; valid until the next call.
+  /// Logits of logit rows [first_row, first_row + count) of the last step, on the host; valid until the next call.
   Matrix<const float> read_logits(std::int64_t first_row, std::int64_t count) {
-    tile_rows_.resize(static_cast<std::size_t>(count));
-    for (std::int64_t r = 0; r < count; ++r) {
-      tile_rows_[static_cast<std::size_t>(r)] = static_cast<std::int32_t>(first_row + r);
-    }
     tile_.resize(static_cast<std::size_t>(count * config().vocab_size));
     const Matrix<float> tile{tile_.data(), count, config().vocab_size, config().vocab_size};
-    model_.backend->read(model_.decoder->logits(tile_rows_), tile);
+    model_.backend->read(model_.decoder->logits(batch_.view(), first_row, count), tile);
     return tile;
   }
 
@@ -303,7 +305,8 @@ class EngineImpl final : public Engine {
       const std::int64_t count = std::min(chunk, num_tokens - first);
       batch_.clear();
       batch_.add(*job.tokens, first, count, blocks);
-      forward();
+      for (std::int64_t t = 0; t < count; ++t) batch_.want_logits(t);
+      model_.decoder->step(batch_.view(), *model_.cache, 0);
       for (std::int64_t row = 0; row < count; row += kScoreTileRows) {
         (*job.sink)({first + row, read_logits(row, std::min(kScoreTileRows, count - row))});
       }
@@ -333,7 +336,9 @@ class EngineImpl final : public Engine {
   StepBatch batch_;
   std::mt19937_64 seeds_;
   std::deque<ScoreJob> score_jobs_;
-  std::vector<std::int32_t> tile_rows_;
+  std::vector<Sequence*> sampling_;             // of the step at work: whose next tokens it samples
+  std::vector<backend::SamplingRow> rows_;      // how
+  std::vector<backend::SampledToken> sampled_;  // what came out
   std::vector<float> tile_;
   std::int64_t num_prompt_tokens_ = 0;
   std::int64_t num_generated_tokens_ = 0;

@@ -11,6 +11,7 @@ void StepBatch::clear() {
   context_len_.clear();
   sequence_blocks_.clear();
   slot_mapping_.clear();
+  logit_rows_.clear();
 }
 
 void StepBatch::add(std::span<const std::int32_t> tokens, std::int64_t first, std::int64_t count,
@@ -40,7 +41,7 @@ backend::ForwardBatch StepBatch::view() {
           .block_table = block_table_,
           .block_table_stride = static_cast<std::int64_t>(stride),
           .slot_mapping = slot_mapping_,
-          .logit_rows = {}};
+          .logit_rows = logit_rows_};
 }
 
 }  // namespace nibble::engine

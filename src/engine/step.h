@@ -17,11 +17,12 @@ class StepBatch {
   /// Tokens [first, first + count) of a sequence whose KV blocks are `blocks`.
   void add(std::span<const std::int32_t> tokens, std::int64_t first, std::int64_t count,
            std::span<const std::int32_t> blocks);
-  /// Valid until the next clear or add.
+  /// Logits of this token of the step, by its index, are wanted behind those asked for before.
+  void want_logits(std::int64_t token_idx) { logit_rows_.push_back(static_cast<std::int32_t>(token_idx)); }
+  /// Valid until the next change.
   backend::ForwardBatch view();
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(tokens_.size()); }
-  /// How steps of one shape are recognised: their number of sequences where each has one token, else 0.
-  std::int64_t bucket() const { return tokens_.size() == context_len_.size() ? num_tokens() : 0; }
+  std::int64_t num_logit_rows() const { return static_cast<std::int64_t>(logit_rows_.size()); }
 
  private:
   std::int32_t block_size_;
@@ -32,6 +33,7 @@ class StepBatch {
   std::vector<std::span<const std::int32_t>> sequence_blocks_;
   std::vector<std::int32_t> block_table_;
   std::vector<std::int64_t> slot_mapping_;
+  std::vector<std::int32_t> logit_rows_;
 };
 
 }  // namespace nibble::engine

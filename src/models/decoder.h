@@ -31,16 +31,21 @@ class Decoder {
   /// KV layout of all layers at `dtype`; `scales` are those of an 8-bit one, empty: 1.0.
   std::vector<backend::KvSpec> kv_specs(DType dtype, std::span<const KvScales> scales = {}) const;
 
-  /// Allocates the activations of steps up to these sizes. Call before `forward`; again to grow.
+  /// Allocates the activations of steps up to these sizes. Call before `step`; again to grow.
   void reserve(std::int64_t max_tokens, std::int64_t max_logit_rows);
   std::int64_t max_tokens() const { return max_tokens_; }
   std::int64_t max_logit_rows() const { return max_logit_rows_; }
 
-  /// One forward pass up to the last block; writes the batch's keys and values.
-  void forward(const backend::ForwardBatch& batch, backend::KvCache& cache);
-  /// Logits [rows.size(), vocab_size] of tokens of the last forward pass, by index in its batch; at most
-  /// max_logit_rows. Valid until the next call. Wider requests come in tiles.
-  backend::Activation& logits(std::span<const std::int32_t> rows);
+  /// Has decode steps on this cache recorded, now, for every batch size up to min(max_sequences, max_logit_rows); does
+  /// nothing on a backend that records nothing. Holds until `reserve`; the cache outlives it. Errors: OutOfMemory.
+  void capture(backend::KvCache& cache, std::int64_t max_sequences, std::int64_t max_blocks_per_sequence);
+
+  /// One step: the forward pass, which writes the batch's keys and values, and the logits of its first
+  /// `num_logit_rows` logit rows, at most max_logit_rows. Valid until the next call.
+  backend::Activation& step(const backend::ForwardBatch& batch, backend::KvCache& cache, std::int64_t num_logit_rows);
+  /// Logits [count, vocab_size] of batch.logit_rows[first, first + count), at most max_logit_rows, of the batch of the
+  /// last step. Valid until the next call.
+  backend::Activation& logits(const backend::ForwardBatch& batch, std::int64_t first, std::int64_t count);
 
  private:
   /// Blocks whose linears want the same input formats share activations.
@@ -48,6 +53,8 @@ class Decoder {
     std::vector<backend::ActivationFormat> input_formats;  // one a stage
     BlockState state;
   };
+
+  void forward(const backend::ForwardBatch& batch, backend::KvCache& cache);
 
   backend::Backend* backend_;
   Parts parts_;
@@ -59,6 +66,8 @@ class Decoder {
   backend::Activation logits_;        // [max_logit_rows, vocab]
   std::int64_t max_tokens_ = 0;
   std::int64_t max_logit_rows_ = 0;
+  std::unique_ptr<backend::StepCapture> capture_;
+  const backend::KvCache* captured_cache_ = nullptr;
 };
 
 }  // namespace nibble::models

@@ -132,8 +132,7 @@ class AttentionOf : public testing::TestWithParam<Case> {
     }
     Activation qkv = make_hidden(*backend_, batch.num_tokens(), width(), rows);
     Activation out = backend_->make_activation(batch.num_tokens(), q_width(), {});
-    backend_->prepare_step(batch, *cache_);
-    backend_->run_step(batch.num_tokens(), [&] {
+    backend_->run_step(batch, *cache_, nullptr, [&] {
       backend_->rope_kv_write(qkv, spec(), *rope_, *cache_, 0, batch);
       backend_->attention(qkv, spec(), *cache_, 0, batch, out);
     });

@@ -61,6 +61,7 @@ TEST(Loader, LoadsAndRunsATinyModelOnTheReferenceBackend) {
   const std::vector<std::int32_t> context_len{5};
   const std::vector<std::int32_t> block_table{1, 0};
   const std::vector<std::int64_t> slots{4, 5, 6, 7, 0};
+  const std::vector<std::int32_t> rows{4};
   const backend::ForwardBatch batch{.tokens = tokens,
                                     .positions = positions,
                                     .query_start = query_start,
@@ -68,10 +69,8 @@ TEST(Loader, LoadsAndRunsATinyModelOnTheReferenceBackend) {
                                     .block_table = block_table,
                                     .block_table_stride = 2,
                                     .slot_mapping = slots,
-                                    .logit_rows = {}};
-  decoder->forward(batch, *cache);
-  const std::vector<std::int32_t> rows{4};
-  const auto& logits = decoder->logits(rows);
+                                    .logit_rows = rows};
+  const auto& logits = decoder->step(batch, *cache, 1);
   ASSERT_EQ(logits.num_tokens, 1);
   ASSERT_EQ(logits.width(), 256);
   for (std::int64_t i = 0; i < 256; ++i) ASSERT_TRUE(std::isfinite(logits.values.matrix<float>().row(0)[i]));

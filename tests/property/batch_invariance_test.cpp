@@ -100,9 +100,7 @@ class BatchInvariance : public testing::TestWithParam<Setting> {
                                       .block_table_stride = kBlocks,
                                       .slot_mapping = slots,
                                       .logit_rows = logit_rows};
-    backend_->prepare_step(batch, *cache_);
-    decoder_->forward(batch, *cache_);
-    const auto& logits = decoder_->logits(logit_rows);
+    const auto& logits = decoder_->step(batch, *cache_, static_cast<std::int64_t>(logit_rows.size()));
     std::int64_t row = 0;
     for (const Chunk& chunk : chunks) {
       for (std::int64_t p = chunk.first; p < chunk.last; ++p, ++row) {

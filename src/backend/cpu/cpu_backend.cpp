@@ -66,7 +66,6 @@ class CpuBackend final : public Backend {
   ActivationFormat hidden_format() const override { return {}; }
 
   void prepare_step(const ForwardBatch& batch, const KvCache&) override;
-  void run_step(std::int64_t, FunctionRef<void()> body) override { body(); }
 
   void embed(const Embedding& table, const ForwardBatch& batch, Activation& hidden) override;
   void norm(Activation& hidden, const Activation* delta, const Tensor& weight, float eps, Activation& out) override;
@@ -76,7 +75,8 @@ class CpuBackend final : public Backend {
   void attention(const Activation& qkv, const AttentionSpec& spec, const KvCache& cache, std::int64_t layer_idx,
                  const ForwardBatch& batch, Activation& out) override;
   void silu_mul(const Activation& gate_up, Activation& out) override;
-  void gather_rows(const Activation& hidden, std::span<const std::int32_t> rows, Activation& out) override;
+  void gather_rows(const Activation& hidden, const ForwardBatch& batch, std::int64_t first, std::int64_t count,
+                   Activation& out) override;
   void sample(Activation& logits, std::span<const SamplingRow> rows, std::span<SampledToken> out) override;
 
   void read(const Activation& from, Matrix<float> to) override { read_host_activation(from, to); }
@@ -203,8 +203,10 @@ void CpuBackend::silu_mul(const Activation& gate_up, Activation& out) {
   });
 }
 
-void CpuBackend::gather_rows(const Activation& hidden, std::span<const std::int32_t> rows, Activation& out) {
-  out.num_tokens = static_cast<std::int64_t>(rows.size());
+void CpuBackend::gather_rows(const Activation& hidden, const ForwardBatch& batch, std::int64_t first,
+                             std::int64_t count, Activation& out) {
+  const auto rows = batch.logit_rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+  out.num_tokens = count;
   for (std::int64_t r = 0; r < out.num_tokens; ++r) {
     std::ranges::copy(hidden.values.matrix<float>().row_span(rows[static_cast<std::size_t>(r)]),
                       out.values.matrix<float>().row(r));

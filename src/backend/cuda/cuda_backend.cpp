@@ -87,7 +87,6 @@ class CudaBackend final : public Backend {
   ActivationFormat hidden_format() const override { return {.kind = format_}; }
 
   void prepare_step(const ForwardBatch& batch, const KvCache&) override { inputs_.upload(batch, stream_.get()); }
-  void run_step(std::int64_t, FunctionRef<void()> body) override { body(); }
 
   void embed(const Embedding& table, const ForwardBatch& batch, Activation& hidden) override {
     expect_prepared(batch);
@@ -112,12 +111,11 @@ class CudaBackend final : public Backend {
   }
   void silu_mul(const Activation& gate_up, Activation& out) override { cuda::silu_mul(gate_up, out, stream_.get()); }
 
-  void gather_rows(const Activation& hidden, std::span<const std::int32_t> rows, Activation& out) override {
-    if (rows.size() * sizeof(std::int32_t) > rows_.size_bytes()) rows_ = device_buffer(2 * rows.size_bytes());
-    // From pageable memory: returns when `rows` may go.
-    check(cudaMemcpyAsync(rows_.data(), rows.data(), rows.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
-    cuda::gather_rows(hidden, static_cast<const std::int32_t*>(rows_.data()), static_cast<std::int64_t>(rows.size()),
-                      out, stream_.get());
+  void gather_rows(const Activation& hidden, const ForwardBatch& batch, std::int64_t first, std::int64_t count,
+                   Activation& out) override {
+    expect_prepared(batch);
+    nibble::check(first + count <= inputs_.batch().num_logit_rows, "cuda gather_rows: beyond the batch's logit rows");
+    cuda::gather_rows(hidden, inputs_.batch().logit_rows + first, count, out, stream_.get());
   }
 
   void sample(Activation& logits, std::span<const SamplingRow> rows, std::span<SampledToken> out) override {
@@ -156,7 +154,6 @@ class CudaBackend final : public Backend {
   CublasLt cublas_;
   Scratch scratch_;  // of the linears
   StepInputs inputs_;
-  Buffer rows_;  // i32, gather_rows
 };
 
 }  // namespace

@@ -48,7 +48,8 @@ void StepInputs::reserve(std::size_t size_bytes) {
 
 void StepInputs::upload(const ForwardBatch& batch, cudaStream_t stream) {
   const std::size_t num_tokens = batch.tokens.size();
-  reserve(num_tokens * (sizeof(std::int64_t) + 3 * sizeof(std::int32_t)) + batch.block_table.size_bytes() + 1);
+  reserve(num_tokens * (sizeof(std::int64_t) + 3 * sizeof(std::int32_t)) + batch.block_table.size_bytes() +
+          batch.logit_rows.size_bytes() + 1);
   check(cudaEventSynchronize(uploaded_.get()));
   auto* host = static_cast<std::byte*>(host_.data());
   Layout layout(host);
@@ -56,6 +57,7 @@ void StepInputs::upload(const ForwardBatch& batch, cudaStream_t stream) {
   const std::size_t tokens = layout.place(batch.tokens);
   const std::size_t positions = layout.place(batch.positions);
   const std::size_t table = layout.place(batch.block_table);
+  const std::size_t rows = layout.place(batch.logit_rows);
   const std::size_t sequences = layout.size();
   auto* sequence_of = reinterpret_cast<std::int32_t*>(host + sequences);
   for (std::int32_t s = 0; s < batch.num_sequences(); ++s) {
@@ -71,8 +73,10 @@ void StepInputs::upload(const ForwardBatch& batch, cudaStream_t stream) {
             .positions = reinterpret_cast<const std::int32_t*>(device + positions),
             .sequence_of = reinterpret_cast<const std::int32_t*>(device + sequences),
             .block_table = reinterpret_cast<const std::int32_t*>(device + table),
+            .logit_rows = reinterpret_cast<const std::int32_t*>(device + rows),
             .block_table_stride = batch.block_table_stride,
-            .num_tokens = batch.num_tokens()};
+            .num_tokens = batch.num_tokens(),
+            .num_logit_rows = static_cast<std::int64_t>(batch.logit_rows.size())};
 }
 
 }  // namespace nibble::backend::cuda

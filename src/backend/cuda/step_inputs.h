@@ -18,8 +18,10 @@ struct DeviceBatch {
   const std::int32_t* positions = nullptr;     // [num_tokens]
   const std::int32_t* sequence_of = nullptr;   // [num_tokens]
   const std::int32_t* block_table = nullptr;   // [num_sequences, block_table_stride]
+  const std::int32_t* logit_rows = nullptr;    // [num_logit_rows]
   std::int64_t block_table_stride = 0;
   std::int64_t num_tokens = 0;
+  std::int64_t num_logit_rows = 0;
 };
 
 /// The batch of the step at work: one upload a step, from pinned memory. Grows to the largest step seen.

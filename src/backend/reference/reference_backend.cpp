@@ -132,7 +132,6 @@ class ReferenceBackend final : public Backend {
   ActivationFormat hidden_format() const override { return {}; }
 
   void prepare_step(const ForwardBatch&, const KvCache&) override {}
-  void run_step(std::int64_t, FunctionRef<void()> body) override { body(); }
 
   void embed(const Embedding& table, const ForwardBatch& batch, Activation& hidden) override {
     const Tensor& weight = static_cast<const ReferenceEmbedding&>(table).table.weight;
@@ -219,8 +218,10 @@ class ReferenceBackend final : public Backend {
     }
   }
 
-  void gather_rows(const Activation& hidden, std::span<const std::int32_t> rows, Activation& out) override {
-    out.num_tokens = static_cast<std::int64_t>(rows.size());
+  void gather_rows(const Activation& hidden, const ForwardBatch& batch, std::int64_t first, std::int64_t count,
+                   Activation& out) override {
+    const auto rows = batch.logit_rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    out.num_tokens = count;
     for (std::int64_t r = 0; r < out.num_tokens; ++r) {
       std::ranges::copy(hidden.values.matrix<float>().row_span(rows[static_cast<std::size_t>(r)]),
                         out.values.matrix<float>().row(r));

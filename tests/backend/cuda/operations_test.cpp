@@ -136,7 +136,11 @@ TEST_P(CudaOperations, LinearWritesLogitsInF32) {
 TEST_P(CudaOperations, RowOperationsAgree) {
   const Tensor a = random_matrix(37, 1152, 6);
   const Tensor b = random_matrix(37, 1152, 7);
-  const std::vector<std::int32_t> rows = {3, 3, 36, 0};
+  const std::vector<std::int32_t> rows = {1, 3, 3, 36, 0};
+  std::vector<std::int32_t> indices(37);
+  std::iota(indices.begin(), indices.end(), 0);
+  const std::vector<std::int64_t> slots(indices.begin(), indices.end());
+  const std::vector<std::int32_t> query_start = {0, 37}, context_len = {37}, blocks = {0, 1, 2};
   expect_same([&](Backend& backend) {
     Activation hidden = put(backend, a);
     backend.add(hidden, put(backend, b));
@@ -148,8 +152,18 @@ TEST_P(CudaOperations, RowOperationsAgree) {
     return get(backend, out);
   });
   expect_same([&](Backend& backend) {
+    const auto cache = backend.make_kv_cache({{.dtype = DType::F16, .num_kv_heads = 1, .head_dim = 64}}, 3, 16);
+    const ForwardBatch batch{.tokens = indices,
+                             .positions = indices,
+                             .query_start = query_start,
+                             .context_len = context_len,
+                             .block_table = blocks,
+                             .block_table_stride = 3,
+                             .slot_mapping = slots,
+                             .logit_rows = rows};
+    backend.prepare_step(batch, *cache);
     Activation out = backend.make_activation(8, 1152, backend.hidden_format());
-    backend.gather_rows(put(backend, a), rows, out);
+    backend.gather_rows(put(backend, a), batch, 1, 4, out);
     return get(backend, out);
   });
   expect_same([&](Backend& backend) {
