@@ -45,6 +45,18 @@ class Bench(unittest.TestCase):
         self.assertEqual(done.stdout.decode().count("\nprefill "), 4)
         self.assertEqual(done.stdout.decode().count("\ndecode "), 4)
 
+    def test_shapes_are_measured_as_given(self):
+        output = self.folder / "shapes.json"
+        done = self.bench("--shape", "2x16x4,1x100x1", "--shape", "1x8x8", "--json", output)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = json.loads(output.read_text())["rows"]
+        self.assertEqual([(row["batch_size"], row["input_len"], row["output_len"]) for row in rows],
+                         [(2, 16, 4), (1, 100, 1), (1, 8, 8)])
+        for shape in ["2x16", "0x1x1", "1x1x1x", "1x-2x3", "axbxc"]:
+            done = self.bench("--shape", shape)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f"--shape {shape}: is no BATCHxINPUTxOUTPUT".encode(), done.stderr)
+
     def test_one_token_is_prefill_alone(self):
         done = self.bench("--output-len", "1", "--input-len", "8")
         self.assertEqual(done.returncode, 0, done.stderr)

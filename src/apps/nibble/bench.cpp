@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <random>
 #include <string>
@@ -31,13 +32,29 @@ struct BenchOptions {
   std::vector<std::int64_t> batch_sizes{1};
   std::vector<std::int64_t> input_lens{512};
   std::int64_t output_len = 128;
+  std::vector<std::string> shapes;
   std::int64_t iterations = 3;
   std::string json_file;
   engine::EngineOptions engine;
 };
 
+/// "8x480x64". Errors: InvalidArgument.
+BatchShape parse_shape(const std::string& text) {
+  BatchShape shape;
+  int end = 0;
+  const int num_read =
+      std::sscanf(text.c_str(), "%9ldx%9ldx%9ld%n", &shape.batch_size, &shape.input_len, &shape.output_len, &end);
+  const bool is_whole = num_read == 3 && static_cast<std::size_t>(end) == text.size();
+  if (!is_whole || shape.batch_size < 1 || shape.input_len < 1 || shape.output_len < 1) {
+    throw Error(ErrorCode::InvalidArgument, fmt::format("--shape {}: is no BATCHxINPUTxOUTPUT, like 8x512x128", text));
+  }
+  return shape;
+}
+
 std::vector<BatchShape> shapes_of(const BenchOptions& options) {
   std::vector<BatchShape> shapes;
+  for (const std::string& text : options.shapes) shapes.push_back(parse_shape(text));
+  if (!shapes.empty()) return shapes;
   for (const std::int64_t input_len : options.input_lens) {
     for (const std::int64_t batch_size : options.batch_sizes) {
       shapes.push_back({.batch_size = batch_size, .input_len = input_len, .output_len = options.output_len});
@@ -46,13 +63,11 @@ std::vector<BatchShape> shapes_of(const BenchOptions& options) {
   return shapes;
 }
 
-void check_lengths(const engine::Engine& engine, const BenchOptions& options) {
-  const std::int64_t longest = std::ranges::max(options.input_lens);
-  if (longest + options.output_len > engine.max_model_len()) {
-    throw Error(ErrorCode::InvalidArgument,
-                fmt::format("--input-len {} and --output-len {}: together beyond the context of {} tokens", longest,
-                            options.output_len, engine.max_model_len()));
-  }
+void check_length(const engine::Engine& engine, const BatchShape& shape) {
+  if (shape.input_len + shape.output_len <= engine.max_model_len()) return;
+  throw Error(ErrorCode::InvalidArgument,
+              fmt::format("--input-len {} and --output-len {}: together beyond the context of {} tokens",
+                          shape.input_len, shape.output_len, engine.max_model_len()));
 }
 
 void print_head(const engine::Engine& engine, const BenchOptions& options, double load_seconds) {
@@ -95,15 +110,17 @@ Json to_json(const BatchShape& shape, const BatchSpeed& speed) {
 int bench(BenchOptions options) {
   // Random prompts share no prefix; looking for one would be part of what is measured.
   options.engine.enable_prefix_caching = false;
-  options.engine.max_num_seqs = std::max(options.engine.max_num_seqs, std::ranges::max(options.batch_sizes));
+  const std::vector<BatchShape> shapes = shapes_of(options);
+  const std::int64_t largest = std::ranges::max(shapes, {}, &BatchShape::batch_size).batch_size;
+  options.engine.max_num_seqs = std::max(options.engine.max_num_seqs, largest);
   const Clock::time_point start = Clock::now();
   const auto engine = engine::Engine::load(hub::resolve_model(options.model), options.engine);
   const double load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  check_lengths(*engine, options);
+  for (const BatchShape& shape : shapes) check_length(*engine, shape);
   print_head(*engine, options, load_seconds);
   std::mt19937 random(0);
   Json rows = Json::array();
-  for (const BatchShape& shape : shapes_of(options)) {
+  for (const BatchShape& shape : shapes) {
     const BatchSpeed speed = measure_batches(*engine, shape, options.iterations, random);
     print_speed(shape, speed);
     rows.push_back(to_json(shape, speed));
@@ -133,6 +150,9 @@ std::function<int()> add_bench(CLI::App& command) {
   command.add_option("--output-len", options->output_len, "tokens generated a sequence")
       ->check(at_least(1))
       ->capture_default_str();
+  command
+      .add_option("--shape", options->shapes, "BATCHxINPUTxOUTPUT, like 8x512x128: these instead of the three above")
+      ->delimiter(',');
   command
       .add_option("--iterations,--num-iters", options->iterations,
                   "measured batches, after one that is not; medians are printed")
