@@ -42,6 +42,51 @@ void for_each_nibble(Matrix<const std::int32_t> words, Store&& store) {
   }
 }
 
+/// Exchanges rows and columns of eight by eight nibbles: afterwards nibble j of words[i] is what nibble i of words[j]
+/// was. Swaps the off-diagonal quarters of halves, of quarters, of eighths.
+void transpose_nibbles(std::uint32_t (&words)[8]) {
+  const auto exchange = [&](std::size_t distance, int shift, std::uint32_t mask) {
+    for (std::size_t i = 0; i < 8; ++i) {
+      if ((i & distance) != 0) continue;
+      const std::uint32_t moved = ((words[i] >> shift) ^ words[i + distance]) & mask;
+      words[i + distance] ^= moved;
+      words[i] ^= moved << shift;
+    }
+  };
+  exchange(4, 16, 0x0000ffffu);
+  exchange(2, 8, 0x00ff00ffu);
+  exchange(1, 4, 0x0f0f0f0fu);
+}
+
+/// Code streams [words.cols * 8, words.rows * 4 bits] of words i32 [inputs, outputs/8]. A tile is a cache line of words
+/// of each of 128 inputs, and a cache line of each of 128 outputs; it is put together in memory of its own, because
+/// rows of matrices whose width is a power of two share a few cache sets.
+void transpose_codes(Matrix<const std::int32_t> words, Matrix<std::uint8_t> codes) {
+  constexpr std::int64_t kWords = 16;
+  std::uint32_t tile[kWords * kColumnsPerWord][kWords];
+  for (std::int64_t c0 = 0; c0 < words.cols; c0 += kWords) {
+    const std::int64_t tile_cols = std::min(kWords, words.cols - c0);
+    for (std::int64_t r0 = 0; r0 < words.rows; r0 += kWords * kColumnsPerWord) {
+      const std::int64_t rows = std::min(kWords * kColumnsPerWord, words.rows - r0);
+      for (std::int64_t b = 0; b * kColumnsPerWord < rows; ++b) {
+        const std::int64_t block_rows = std::min(kColumnsPerWord, rows - b * kColumnsPerWord);
+        for (std::int64_t c = 0; c < tile_cols; ++c) {
+          std::uint32_t block[8] = {};
+          for (std::int64_t r = 0; r < block_rows; ++r) {
+            block[r] = static_cast<std::uint32_t>(words.row(r0 + b * kColumnsPerWord + r)[c0 + c]);
+          }
+          transpose_nibbles(block);
+          for (std::size_t i = 0; i < kOrder.size(); ++i) tile[c * kColumnsPerWord + kOrder[i]][b] = block[i];
+        }
+      }
+      const std::int64_t row_bytes = (rows + kColumnsPerWord - 1) / kColumnsPerWord * 4;
+      for (std::int64_t o = 0; o < tile_cols * kColumnsPerWord; ++o) {
+        std::memcpy(codes.row(c0 * kColumnsPerWord + o) + r0 / 2, tile[o], static_cast<std::size_t>(row_bytes));
+      }
+    }
+  }
+}
+
 /// words i32 [rows, cols/8] from nibbles load(row, column).
 template <class Load>
 Tensor pack_nibbles(std::int64_t rows, std::int64_t cols, Load&& load) {
@@ -151,11 +196,8 @@ weights::LinearWeights read_awq(const ModuleTensors& tensors, const Quantization
   const TensorView qzeros = tensors.get("qzeros", DType::I32, {num_groups, num_words});
   w.scales = transpose(tensors.get_float("scales", {num_groups, w.out_features}));
 
-  w.codes = Tensor::zeros(DType::U8, {w.out_features, weights::packed_row_bytes(w.in_features, w.bits)});
-  const auto codes = w.codes.matrix<std::uint8_t>();
-  for_each_nibble(qweight.matrix<std::int32_t>(), [&](std::int64_t input, std::int64_t output, std::uint8_t nibble) {
-    codes.row(output)[input / 2] |= static_cast<std::uint8_t>(nibble << (input % 2 * 4));
-  });
+  w.codes = Tensor::empty(DType::U8, {w.out_features, weights::packed_row_bytes(w.in_features, w.bits)});
+  transpose_codes(qweight.matrix<std::int32_t>(), w.codes.matrix<std::uint8_t>());
   w.zeros = Tensor::empty(DType::I16, {w.out_features, num_groups});
   const auto zeros = w.zeros.matrix<std::int16_t>();
   for_each_nibble(qzeros.matrix<std::int32_t>(), [&](std::int64_t group, std::int64_t output, std::uint8_t nibble) {

@@ -289,8 +289,8 @@ weights::LinearWeights read_gptq(const ModuleTensors& tensors, const Quantizatio
 
   const std::int64_t num_groups = (w.in_features + w.group_size - 1) / w.group_size;
   const std::int64_t words = w.in_features * w.bits / 32;
-  const Tensor rows = transpose(tensors.get("qweight", DType::I32, {words, w.out_features}));
-  w.codes = Tensor::copy_of({rows.view().data(), DType::U8, {w.out_features, words * 4}});
+  w.codes = Tensor::empty(DType::U8, {w.out_features, words * 4});
+  transpose(tensors.get("qweight", DType::I32, {words, w.out_features}), w.codes.mutable_view());
   w.scales = transpose(tensors.get_float("scales", {num_groups, w.out_features}));
   const TensorView qzeros = tensors.get("qzeros", DType::I32, {num_groups, w.out_features * w.bits / 32});
   w.zeros = read_zeros(qzeros, w.out_features, w.bits, convention);
