@@ -11,6 +11,7 @@
 
 #include "core/tensor.h"
 #include "core/thread_pool.h"
+#include "weights/fp8.h"
 #include "weights/linear_weights.h"
 
 /// The operations of a forward pass at the granularity of a fused layer operation: never of a scalar loop. One
@@ -146,9 +147,18 @@ std::int64_t kv_block_bytes(std::span<const KvSpec> layers, std::int32_t block_s
 
 // ── Weights on the device ──────────────────────────────────────────────────────────────────────────────────
 
+/// Token embedding. May borrow the checkpoint's mapped table, which then outlives it.
+class Embedding {
+ public:
+  virtual ~Embedding() = default;
+};
+
 struct LinearSpec {
   std::string name;         // "model.layers.0.self_attn.qkv", for messages
   bool is_lm_head = false;  // a backend may store it at fewer bits than the file has, and says so once
+  /// An lm_head's: the embedding that has the same table, where the model ties them. A backend with memory of its own
+  /// may keep one copy; the embedding then outlives the linear.
+  const Embedding* tied_to = nullptr;
 };
 
 /// One or more linears with the same input, packed for a backend. Output rows of the parts follow one another:
@@ -172,12 +182,6 @@ class Linear {
   std::int64_t out_features_ = 0;
   std::int64_t size_bytes_ = 0;
   ActivationFormat input_format_;
-};
-
-/// Token embedding. May borrow the checkpoint's mapped table, which then outlives it.
-class Embedding {
- public:
-  virtual ~Embedding() = default;
 };
 
 /// Cosines and sines of rotary embedding.
@@ -244,6 +248,10 @@ struct SampledToken {
 struct Memory {
   std::int64_t total_bytes = 0;
   std::int64_t free_bytes = 0;
+  /// The device has memory of its own, of which a model takes a share (--gpu-memory-utilization); else it is the
+  /// host's, where other programs need room to grow.
+  bool is_devices_own = false;
+  std::int64_t used_bytes = 0;  // of a device's own memory: by this process, its context included
 };
 
 enum class Precision : std::uint8_t {
@@ -271,11 +279,19 @@ class Backend {
 
   virtual std::string_view name() const = 0;
   virtual Memory memory() const = 0;
+  /// Why this device can do nothing more in this process (a lost CUDA context); nothing while it works.
+  virtual std::optional<std::string> fault() const { return std::nullopt; }
   /// Host threads for work beside the device's own (packing, quantizing).
   virtual ThreadPool& pool() = 0;
 
   // Construction. Weights may be dropped by the caller as soon as a call returns, unless stated otherwise.
   virtual std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec) = 0;
+  /// Float weights among `parts`, which share an input, become Fp8Weights: on every backend bit for bit those of
+  /// weights::quantize_fp8. A device computes them itself and may leave them in its memory, for make_linear only.
+  /// Errors: Corrupt where a weight is NaN or infinite; OutOfMemory.
+  virtual void quantize_to_fp8(std::vector<weights::LinearPart>& parts, weights::Fp8Granularity granularity) {
+    weights::quantize_parts_to_fp8(parts, granularity, pool());
+  }
   /// Keeps views of `table`'s memory where `table` borrows.
   virtual std::unique_ptr<Embedding> make_embedding(weights::DenseWeights table) = 0;
   virtual std::unique_ptr<Rope> make_rope(const RopeSpec& spec) = 0;

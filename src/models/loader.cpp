@@ -27,20 +27,6 @@ weights::DenseWeights load_table(const formats::Checkpoint& checkpoint, const st
   return {Tensor::borrow(table)};
 }
 
-/// The float parts as FP8. Parts of a stage share their input, hence, per tensor, a scale.
-void quantize_parts(std::vector<LinearPart>& parts, weights::Fp8Granularity granularity, ThreadPool& pool) {
-  std::vector<TensorView> views;
-  std::vector<LinearPart*> dense;
-  for (LinearPart& part : parts) {
-    const auto* weights = std::get_if<weights::DenseWeights>(&part.weights);
-    if (weights == nullptr) continue;
-    views.emplace_back(weights->weight);
-    dense.push_back(&part);
-  }
-  std::vector<weights::Fp8Weights> quantized = weights::quantize_fp8(views, granularity, pool);
-  for (std::size_t i = 0; i < dense.size(); ++i) dense[i]->weights = std::move(quantized[i]);
-}
-
 std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoint, const BlockSpec& spec,
                                             const Stage& stage, backend::Backend& backend, const LoadOptions& options) {
   const std::string name = spec.module_name(stage.linears.front());
@@ -55,7 +41,7 @@ std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoin
   }
   if (options.quantize_to_fp8) {
     try {
-      quantize_parts(parts, *options.quantize_to_fp8, backend.pool());
+      backend.quantize_to_fp8(parts, *options.quantize_to_fp8);
     } catch (const Error& error) {
       throw error.in(name);
     }
@@ -92,9 +78,9 @@ Tensor load_final_norm(const formats::Checkpoint& checkpoint, const ModelConfig&
 }
 
 std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpoint, const ModelConfig& config,
-                                              backend::Backend& backend) {
+                                              backend::Backend& backend, const backend::Embedding* embedding) {
   const Architecture& architecture = find_architecture(config.architecture);
-  const std::string embedding = std::string(architecture.embedding) + ".weight";
+  const std::string table = std::string(architecture.embedding) + ".weight";
   const std::string head(architecture.lm_head);
   const Shape shape{config.vocab_size, config.hidden_size};
   const bool has_own =
@@ -105,8 +91,9 @@ std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpo
                                          "embedding (tie_word_embeddings)");
   }
   std::vector<LinearPart> parts(1);
-  parts[0].weights = has_own ? checkpoint.linear(head, shape) : load_table(checkpoint, embedding, shape);
-  auto linear = backend.make_linear(std::move(parts), {.name = head, .is_lm_head = true});
+  parts[0].weights = has_own ? checkpoint.linear(head, shape) : load_table(checkpoint, table, shape);
+  auto linear = backend.make_linear(std::move(parts),
+                                    {.name = head, .is_lm_head = true, .tied_to = has_own ? nullptr : embedding});
   if (has_own) {
     checkpoint.release(head);
   } else {
@@ -127,7 +114,7 @@ std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, bac
        .attention_factor = 1,
        .max_positions = options.max_positions > 0 ? options.max_positions : config.max_position_embeddings});
   // First, because it reads the largest table whole: the peak of resident memory falls while little else is there.
-  parts.lm_head = load_lm_head(checkpoint, config, backend);
+  parts.lm_head = load_lm_head(checkpoint, config, backend, parts.embedding.get());
   for (std::int64_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend, options));
   }

@@ -30,8 +30,9 @@ std::unique_ptr<backend::Embedding> load_embedding(const formats::Checkpoint& ch
 DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, backend::Backend& backend,
                         const LoadOptions& options);
 Tensor load_final_norm(const formats::Checkpoint& checkpoint, const ModelConfig& config, backend::Backend& backend);
+/// `embedding`, where the caller keeps one as long as the linear: a tied lm_head may share its table.
 std::unique_ptr<backend::Linear> load_lm_head(const formats::Checkpoint& checkpoint, const ModelConfig& config,
-                                              backend::Backend& backend);
+                                              backend::Backend& backend, const backend::Embedding* embedding = nullptr);
 
 /// `--load-format dummy`: a folder with only config.json as a checkpoint whose weights are made from `seed` (quantized
 /// where config.json has a quantization_config of awq, gptq or squeezellm), so that large shapes need no large files.

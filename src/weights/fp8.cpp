@@ -190,6 +190,18 @@ std::vector<Fp8Weights> quantize_fp8(std::span<const TensorView> parts, Fp8Granu
   return quantized;
 }
 
+void quantize_parts_to_fp8(std::span<LinearPart> parts, Fp8Granularity granularity, ThreadPool& pool) {
+  std::vector<TensorView> views;
+  for (const LinearPart& part : parts) {
+    if (const auto* dense = std::get_if<DenseWeights>(&part.weights)) views.emplace_back(dense->weight);
+  }
+  std::vector<Fp8Weights> quantized = quantize_fp8(views, granularity, pool);
+  auto next = quantized.begin();
+  for (LinearPart& part : parts) {
+    if (std::holds_alternative<DenseWeights>(part.weights)) part.weights = std::move(*next++);
+  }
+}
+
 std::int64_t out_features_of(const Fp8Weights& w) {
   return w.weight.shape()[0];
 }

@@ -33,4 +33,7 @@ float fp8_scale(float largest);
 /// Errors: Corrupt where a weight is NaN or infinite.
 std::vector<Fp8Weights> quantize_fp8(std::span<const TensorView> parts, Fp8Granularity granularity, ThreadPool& pool);
 
+/// The float weights among the parts of one fused linear become Fp8Weights. Errors: as quantize_fp8.
+void quantize_parts_to_fp8(std::span<LinearPart> parts, Fp8Granularity granularity, ThreadPool& pool);
+
 }  // namespace nibble::weights

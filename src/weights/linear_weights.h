@@ -8,8 +8,9 @@
 #include "core/tensor.h"
 
 /// The canonical linears: between many disk formats and many kernels stand these plain structs. A format reads
-/// into one and writes from one; a quantizer makes one; a backend packs one into its own layout. All memory is
-/// on the host. A linear computes y[out] = W[out, in] x[in]; the bias travels beside it, in the float dtype.
+/// into one and writes from one; a quantizer makes one; a backend packs one into its own layout. Memory is the
+/// host's, but for what Backend::quantize_to_fp8 leaves on its device. A linear computes y[out] = W[out, in] x[in]; the
+/// bias travels beside it, in the float dtype.
 namespace nibble::weights {
 
 /// weight  [out_features, in_features]   f32, f16 or bf16; may borrow from a mapped checkpoint

@@ -9,6 +9,7 @@
 #include "backend/cuda/cublas_lt.h"
 #include "backend/cuda/cuda_linear.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/fp8_rounding.h"
 #include "backend/cuda/handles.h"
 #include "backend/cuda/kv_cache.h"
 #include "backend/cuda/norm.h"
@@ -59,11 +60,16 @@ class CudaBackend final : public Backend {
         format_(options.precision == Precision::Exact ? ActivationKind::F32 : ActivationKind::F16) {}
 
   std::string_view name() const override { return "cuda"; }
-  Memory memory() const override { return device_memory(); }
+  Memory memory() const override { return memory_share(device_memory(), used_at_start_); }
+  std::optional<std::string> fault() const override { return device_fault(); }
   ThreadPool& pool() override { return pool_; }
 
   std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec) override {
+    if (spec.tied_to != nullptr) share_table(*static_cast<const CudaEmbedding*>(spec.tied_to), parts.front());
     return make_cuda_linear(parts, format_, spec, cublas_, scratch_, stream_.get());
+  }
+  void quantize_to_fp8(std::vector<weights::LinearPart>& parts, weights::Fp8Granularity granularity) override {
+    quantize_parts_to_fp8(parts, granularity, stream_.get());
   }
   std::unique_ptr<Embedding> make_embedding(weights::DenseWeights table) override {
     return std::make_unique<CudaEmbedding>(to_device(table.weight, stream_.get()));
@@ -144,11 +150,18 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  /// A tied lm_head's weights are the embedding's table where both have the dtype that products want.
+  void share_table(const CudaEmbedding& embedding, weights::LinearPart& part) const {
+    if (embedding.table.dtype() == dtype_of_kind(format_))
+      part.weights = weights::DenseWeights{Tensor::borrow(embedding.table)};
+  }
+
   void expect_prepared(const ForwardBatch& batch) const {
     nibble::check(batch.num_tokens() == inputs_.batch().num_tokens, "cuda: the batch is not the prepared one");
   }
 
   ThreadPool pool_;
+  std::int64_t used_at_start_ = device_memory().used_bytes;
   Stream stream_;
   ActivationKind format_;
   CublasLt cublas_;

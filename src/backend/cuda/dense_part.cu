@@ -62,6 +62,10 @@ class DensePart final : public DevicePart {
 std::unique_ptr<DevicePart> make_dense_part(const weights::DenseWeights& weights, ActivationKind kind,
                                             cudaStream_t stream) {
   const DType dtype = kind == ActivationKind::F32 ? DType::F32 : DType::F16;
+  if (weights.weight.device().kind == DeviceKind::Cuda && !weights.weight.owns()) {
+    nibble::check(weights.weight.dtype() == dtype, "dense weights on the device have the dtype of the inputs");
+    return std::make_unique<DensePart>(Tensor::borrow(weights.weight));
+  }
   if (weights.weight.dtype() == dtype) return std::make_unique<DensePart>(to_device(weights.weight, stream));
   const Tensor converted = to_dtype(weights.weight, dtype);
   if (dtype == DType::F16) {

@@ -55,7 +55,8 @@ class DevicePart {
   std::int64_t size_bytes_ = 0;
 };
 
-/// Float weights in the dtype of `kind`. Errors: Unsupported where one lies beyond f16's range; OutOfMemory.
+/// Float weights in the dtype of `kind`; a table on the device that `weights` borrows is borrowed. Errors: Unsupported
+/// where one lies beyond f16's range; OutOfMemory.
 std::unique_ptr<DevicePart> make_dense_part(const weights::DenseWeights& weights, ActivationKind kind,
                                             cudaStream_t stream);
 /// Integers of 2, 3, 4 and 8 bits, with or without g_idx. Errors: OutOfMemory.

@@ -31,7 +31,7 @@ Tensor expand_scale(const weights::Fp8Weights& weights, std::int64_t stride) {
 class Fp8Part final : public QuantizedPart<Fp8Reader> {
  public:
   Fp8Part(const weights::Fp8Weights& weights, cudaStream_t stream)
-      : codes_(upload_codes({weights.weight.view().data(), DType::U8, weights.weight.shape()},
+      : codes_(upload_codes({weights.weight.view().data(), DType::U8, weights.weight.shape(), weights.weight.device()},
                             weights.weight.shape()[1], 8, stream)),
         is_per_tensor_(weights.scale.num_elements() == 1) {
     out_features_ = weights.weight.shape()[0];
