@@ -1,6 +1,7 @@
 #include "backend/cuda/cuda_linear.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 #include <variant>
 
@@ -16,13 +17,35 @@ DType dtype_of_kind(ActivationKind kind) {
   return kind == ActivationKind::F32 ? DType::F32 : DType::F16;
 }
 
-std::unique_ptr<DevicePart> make_part(const weights::LinearWeights& weights, ActivationKind format,
+/// The first of `parts` and those behind it that become one with it.
+template <class Weights>
+std::vector<const Weights*> joinable(std::span<const weights::LinearPart> parts) {
+  std::vector<const Weights*> joined{&std::get<Weights>(parts.front().weights)};
+  for (const weights::LinearPart& part : parts.subspan(1)) {
+    const auto* next = std::get_if<Weights>(&part.weights);
+    if (next == nullptr || !can_join(*joined.front(), *next)) break;
+    joined.push_back(next);
+  }
+  return joined;
+}
+
+/// The first of `parts` on the device, with those behind it that join it; drops them from `parts`.
+std::unique_ptr<DevicePart> take_part(std::span<const weights::LinearPart>& parts, ActivationKind format,
                                       cudaStream_t stream) {
-  if (const auto* dense = std::get_if<weights::DenseWeights>(&weights)) return make_dense_part(*dense, format, stream);
-  if (const auto* ints = std::get_if<weights::GroupedIntWeights>(&weights)) return make_int_part(*ints, stream);
-  if (const auto* fp8 = std::get_if<weights::Fp8Weights>(&weights)) return make_fp8_part(*fp8, stream);
-  throw Error(ErrorCode::Unsupported,
-              weights::describe(weights) + " weights have no CUDA kernel yet: use --device cpu");
+  const weights::LinearWeights& first = parts.front().weights;
+  if (std::holds_alternative<weights::GroupedIntWeights>(first)) {
+    const auto joined = joinable<weights::GroupedIntWeights>(parts);
+    parts = parts.subspan(joined.size());
+    return make_int_part(joined, format, stream);
+  }
+  if (std::holds_alternative<weights::CodebookWeights>(first)) {
+    const auto joined = joinable<weights::CodebookWeights>(parts);
+    parts = parts.subspan(joined.size());
+    return make_codebook_part(joined, format, stream);
+  }
+  parts = parts.subspan(1);
+  if (const auto* fp8 = std::get_if<weights::Fp8Weights>(&first)) return make_fp8_part(*fp8, format, stream);
+  return make_dense_part(std::get<weights::DenseWeights>(first), format, stream);
 }
 
 /// The parts' biases in order, zero where a part has none; empty where none has one.
@@ -46,7 +69,9 @@ class CudaLinear final : public Linear {
     input_format_ = {.kind = format};
     for (const weights::LinearPart& part : parts) {
       nibble::check(weights::in_features(part.weights) == in_features_, "parts of a fused linear share their input");
-      parts_.push_back(make_part(part.weights, format, stream));
+    }
+    for (std::span<const weights::LinearPart> rest = parts; !rest.empty();) {
+      parts_.push_back(take_part(rest, format, stream));
       out_features_ += parts_.back()->out_features();
       size_bytes_ += parts_.back()->size_bytes();
       scratch.reserve(parts_.back()->scratch_bytes(format));
@@ -74,7 +99,7 @@ class CudaLinear final : public Linear {
     auto* columns = static_cast<std::byte*>(y.values.mutable_view().data()) +
                     static_cast<std::size_t>(first_col) * nibble::size_bytes(y.values.dtype());
     if (x.num_tokens <= part.max_streamed_tokens()) {
-      part.multiply(x, {columns, out_features_, y.format.kind}, stream_);
+      part.multiply(x, {columns, out_features_, y.format.kind}, scratch_.data(), stream_);
       return;
     }
     const void* weights = part.dense(x.format.kind, scratch_.data(), stream_);

@@ -2,58 +2,29 @@
 #include <utility>
 
 #include "backend/cuda/device.h"
-#include "backend/cuda/device_part.h"
-#include "backend/cuda/stream_kernels.cuh"
+#include "backend/cuda/streamed_part.cuh"
 
 namespace nibble::backend::cuda {
 namespace {
 
-/// weights::DenseWeights in f16 or f32, rows as they are: the last chunk may end early.
-template <class T>
-struct DenseReader {
-  const T* weights;  // [out, in]
-  std::int64_t in;
-
-  __device__ void read(std::int64_t n, std::int64_t chunk, float (&w)[kChunk]) const {
-    const T* from = weights + n * in + chunk * kChunk;
-    if (in % kChunk == 0) {
-#pragma unroll
-      for (int v = 0; v < kChunk / Vector<T>::kSize; ++v) {
-        const Vector<T> values = reinterpret_cast<const Vector<T>*>(from)[v];
-#pragma unroll
-        for (int j = 0; j < Vector<T>::kSize; ++j) w[v * Vector<T>::kSize + j] = static_cast<float>(values.values[j]);
-      }
-      return;
-    }
-#pragma unroll
-    for (int j = 0; j < kChunk; ++j) w[j] = chunk * kChunk + j < in ? static_cast<float>(from[j]) : 0;
-  }
-};
-
-class DensePart final : public DevicePart {
+class DensePart final : public StreamedPart<DenseCodec> {
  public:
   explicit DensePart(Tensor on_device) : weight_(std::move(on_device)) {
     out_features_ = weight_.shape()[0];
+    in_features_ = weight_.shape()[1];
+    num_blocks_ = plan_columns(in_features_).num_blocks;
     size_bytes_ = static_cast<std::int64_t>(weight_.size_bytes());
+    // Copies of 16 bytes want aligned rows; cuBLASLt takes others.
+    is_streamed_ = weight_.dtype() == DType::F16 && in_features_ % 8 == 0;
+    codec_.weights = data_of<__half>(weight_);
+    codec_.in_features = static_cast<std::int32_t>(in_features_);
+    codec_.out_features = static_cast<std::int32_t>(out_features_);
   }
 
-  std::int64_t max_streamed_tokens() const override { return kMaxStreamedTokens; }
-  void multiply(const Activation& x, const OutputColumns& y, cudaStream_t stream) const override {
-    if (weight_.dtype() == DType::F32) {
-      multiply_streamed(reader<float>(), x, out_features_, y, stream);
-    } else {
-      multiply_streamed(reader<__half>(), x, out_features_, y, stream);
-    }
-  }
   const void* dense(ActivationKind, void*, cudaStream_t) const override { return weight_.view().data(); }
   std::size_t scratch_bytes(ActivationKind) const override { return 0; }
 
  private:
-  template <class T>
-  DenseReader<T> reader() const {
-    return {static_cast<const T*>(weight_.view().data()), weight_.shape()[1]};
-  }
-
   Tensor weight_;  // [out, in]
 };
 

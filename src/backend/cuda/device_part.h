@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "backend/backend.h"
 
@@ -38,13 +39,13 @@ class DevicePart {
 
   /// Whether `multiply` runs up to this many tokens by itself, reading the weights once.
   virtual std::int64_t max_streamed_tokens() const = 0;
-  /// y = W x for x.num_tokens of at most max_streamed_tokens().
-  virtual void multiply(const Activation& x, const OutputColumns& y, cudaStream_t stream) const = 0;
+  /// y = W x for x.num_tokens of at most max_streamed_tokens(), with scratch_bytes() of scratch.
+  virtual void multiply(const Activation& x, const OutputColumns& y, void* scratch, cudaStream_t stream) const = 0;
 
   /// The weights [out_features, in_features] in the dtype of `kind` (F16 or F32): where the part holds them, else
   /// computed into `scratch`.
   virtual const void* dense(ActivationKind kind, void* scratch, cudaStream_t stream) const = 0;
-  /// Bytes of scratch that `dense` needs.
+  /// Bytes of scratch that `dense` and `multiply` need, one after the other.
   virtual std::size_t scratch_bytes(ActivationKind kind) const = 0;
 
   /// The weights for products in FP8, where they are FP8.
@@ -59,8 +60,15 @@ class DevicePart {
 /// where one lies beyond f16's range; OutOfMemory.
 std::unique_ptr<DevicePart> make_dense_part(const weights::DenseWeights& weights, ActivationKind kind,
                                             cudaStream_t stream);
-/// Integers of 2, 3, 4 and 8 bits, with or without g_idx. Errors: OutOfMemory.
-std::unique_ptr<DevicePart> make_int_part(const weights::GroupedIntWeights& weights, cudaStream_t stream);
-std::unique_ptr<DevicePart> make_fp8_part(const weights::Fp8Weights& weights, cudaStream_t stream);
+/// Integers of 2, 3, 4 and 8 bits, with or without g_idx: `parts` that can_join become one. Errors: OutOfMemory.
+/// Here and below: for products with inputs of `kind`.
+std::unique_ptr<DevicePart> make_int_part(std::span<const weights::GroupedIntWeights* const> parts, ActivationKind kind,
+                                          cudaStream_t stream);
+bool can_join(const weights::GroupedIntWeights& a, const weights::GroupedIntWeights& b);
+/// Codebooks of 3 and 4 bits with or without outliers.
+std::unique_ptr<DevicePart> make_codebook_part(std::span<const weights::CodebookWeights* const> parts,
+                                               ActivationKind kind, cudaStream_t stream);
+bool can_join(const weights::CodebookWeights& a, const weights::CodebookWeights& b);
+std::unique_ptr<DevicePart> make_fp8_part(const weights::Fp8Weights& weights, ActivationKind kind, cudaStream_t stream);
 
 }  // namespace nibble::backend::cuda

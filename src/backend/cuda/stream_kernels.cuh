@@ -1,136 +1,386 @@
 #pragma once
 
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 
-#include "backend/cuda/device_part.h"
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/handles.h"
-#include "backend/cuda/weight_readers.cuh"
+#include "backend/cuda/tensor_core.cuh"
+#include "backend/cuda/weight_codecs.cuh"
+#include "core/error.h"
 
-/// Products of few tokens that read the weights once, for any reader of weight_readers.cuh, and the reader's weights
-/// written out for cuBLASLt.
+/// y = W x for up to 16 tokens, bound by reading W once: the weights are the A operand of tensor-core products, tokens
+/// the eight columns of B, so that one token costs as much as eight.
+///
+/// A block of threads owns row tiles, one after the other, with all their columns; its warps share the columns, and
+/// each keeps copies of its next blocks of weights under way in its own ring of stages, across row tiles too. So
+/// nothing waits for a neighbour but the sum over warps at the end of a row tile, which runs in the order of warps:
+/// results are the same in every run. Inputs come from L1 and L2, where they stay. Ceiling: a kernel that only reads W.
 namespace nibble::backend::cuda {
 
-inline constexpr int kStreamWarps = 8;  // of a block: one output each
-// Up to so many tokens the arithmetic hides behind reading the weights.
-inline constexpr std::int64_t kMaxStreamedTokens = 8;
+inline constexpr std::int64_t kMaxStreamedTokens = 16;
+inline constexpr int kMaxStreamWarps = 16;
 
-/// sums[t] += Σ_j w[j] x[t, first + j] over one chunk.
-template <class T, int kTokens>
-__device__ void add_chunk(const float (&w)[kChunk], const T* x, std::int64_t first, std::int64_t in, int num_tokens,
-                          float (&sums)[kTokens]) {
-  // Rows of x are aligned to vectors where `in` is a multiple of them, and then a chunk may end early in whole vectors.
-  const bool has_vectors = in % Vector<T>::kSize == 0;
+/// How a product is spread over the device.
+struct StreamConfig {
+  int row_tiles = 1;  // of 16 rows, a block's: 1 or 2
+  int warps = 8;      // of a block, that share the columns
+  int blocks_per_multiprocessor = 2;
+};
+
+/// The kernel's view of a product.
+struct StreamProduct {
+  const __half* x = nullptr;  // [num_tokens, x_stride], rows aligned to 16 bytes
+  std::int64_t x_stride = 0;
+  std::int32_t num_tokens = 0;
+  std::int32_t num_cols = 0;  // of x: a multiple of 8
+  void* y = nullptr;          // [num_tokens, y_stride], f16 or f32
+  std::int64_t y_stride = 0;
+  bool has_float_y = false;
+  std::int32_t num_rows = 0;    // of W
+  std::int32_t num_blocks = 0;  // of 128 columns
+};
+
+/// Where a lane finds its inputs as B fragments: of token 8 i + g its eight columns of each segment. Lanes beyond the
+/// tokens read the last one's, for columns of the product that nobody stores.
+template <class Codec, int kTokenTiles>
+class InputFragments {
+ public:
+  using Fragments = uint4[kTokenTiles][kSegments];
+
+  __device__ InputFragments(const StreamProduct& p, int lane)
+      : num_cols_(p.num_cols), col_(Codec::lane_column(lane % 4)) {
 #pragma unroll
-  for (int t = 0; t < kTokens; ++t) {
-    if (t >= num_tokens) return;
-    const T* row = x + t * in + first;
-    if (has_vectors) {
+    for (int i = 0; i < kTokenTiles; ++i) {
+      rows_[i] = p.x + min(8 * i + lane / 4, p.num_tokens - 1) * p.x_stride + col_;
+    }
+  }
+
+  __device__ void load(int block, Fragments& b) const {
+    const int first = kBlockCols * block;
+    const bool is_whole = first + kBlockCols <= num_cols_;
 #pragma unroll
-      for (int v = 0; v < kChunk / Vector<T>::kSize; ++v) {
-        if (first + v * Vector<T>::kSize >= in) break;
-        const Vector<T> values = reinterpret_cast<const Vector<T>*>(row)[v];
+    for (int i = 0; i < kTokenTiles; ++i) {
+      const __half* row = rows_[i] + first;
+      if (is_whole) {
 #pragma unroll
-        for (int j = 0; j < Vector<T>::kSize; ++j) {
-          sums[t] = fmaf(w[v * Vector<T>::kSize + j], static_cast<float>(values.values[j]), sums[t]);
+        for (int s = 0; s < kSegments; ++s) {
+          b[i][s] = __ldg(reinterpret_cast<const uint4*>(row + Codec::segment_column(s)));
+        }
+      } else {
+#pragma unroll
+        for (int s = 0; s < kSegments; ++s) {
+          const bool is_there = col_ + first + Codec::segment_column(s) < num_cols_;
+          b[i][s] =
+              is_there ? __ldg(reinterpret_cast<const uint4*>(row + Codec::segment_column(s))) : uint4{0, 0, 0, 0};
         }
       }
-    } else {
+    }
+  }
+
+ private:
+  const __half* rows_[kTokenTiles];
+  int num_cols_;
+  int col_;
+};
+
+/// sums += block × inputs.
+template <class Codec, int kTokenTiles>
+__device__ void multiply_block(const Codec& codec, const typename Codec::Tables& tables, const std::byte* stage,
+                               int lane, int tile, int block, const uint4 (&b)[kTokenTiles][kSegments],
+                               float (&sums)[kTokenTiles][4]) {
+  std::uint32_t words[Codec::kWords];
+  codec.load(stage, lane, words);
+  GroupGrid grid;
+  float group_sums[kTokenTiles][4];
 #pragma unroll
-      for (int j = 0; j < kChunk; ++j) {
-        if (first + j < in) sums[t] = fmaf(w[j], static_cast<float>(row[j]), sums[t]);
+  for (int segment = 0; segment < kSegments; ++segment) {
+    if (Codec::kScalesGroups && codec.starts_group(segment)) {
+      grid = codec.grid(stage, segment, lane, tile, block);
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) group_sums[i][c] = 0;
+      }
+    }
+    Fragments a;
+    codec.fragments(words, segment, grid, tables, a);
+#pragma unroll
+    for (int i = 0; i < kTokenTiles; ++i) {
+      auto& to = Codec::kScalesGroups ? group_sums[i] : sums[i];
+      multiply_add(to, a[0], b[i][segment].x, b[i][segment].y);
+      multiply_add(to, a[1], b[i][segment].z, b[i][segment].w);
+    }
+    if (Codec::kScalesGroups && (segment == kSegments - 1 || codec.starts_group(segment + 1))) {
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sums[i][c] = fmaf(grid.scale[c / 2], group_sums[i][c], sums[i][c]);
       }
     }
   }
 }
 
-/// y[t, n] = Σ_k w[n, k] x[t, k], a warp an output.
-template <class Reader, class T, class Out, int kTokens>
-__global__ void __launch_bounds__(kStreamWarps* kWarpSize)
-    stream_kernel(Reader reader, const T* x, int num_tokens, std::int64_t in, std::int64_t out, Out* y,
-                  std::int64_t stride) {
-  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kStreamWarps + threadIdx.x / kWarpSize;
-  const int lane = threadIdx.x % kWarpSize;
-  if (n >= out) return;
+/// Sums of one warp over its columns, [tokens, rows] with rows padded against bank conflicts.
+template <int kRowTiles, int kTokenTiles>
+struct PartialSums {
+  static constexpr int kRows = kTileRows * kRowTiles;
+  static constexpr int kTokens = 8 * kTokenTiles;
+  float values[kTokens][kRows + 4];
+};
+
+/// Σ of a row's outliers for every token, a quad a row, in the order of columns four by four.
+template <int kRowTiles, int kTokenTiles>
+__device__ void multiply_outliers(const Outliers& outliers, const StreamProduct& p, int tile, int warp, int lane,
+                                  PartialSums<kRowTiles, kTokenTiles>& to) {
+  constexpr int kTokens = 8 * kTokenTiles;
+  const int local_row = 8 * warp + lane / 4;
+  const int row = tile * kTileRows + local_row;
   float sums[kTokens] = {};
-  for (std::int64_t chunk = lane; chunk * kChunk < in; chunk += kWarpSize) {
-    float w[kChunk];
-    reader.read(n, chunk, w);
-    add_chunk<T, kTokens>(w, x, chunk * kChunk, in, num_tokens, sums);
+  if (row < p.num_rows) {
+    const int last = __ldg(outliers.rows + row + 1);
+    for (int j = __ldg(outliers.rows + row) + lane % 4; j < last; j += 4) {
+      const float value = __ldg(outliers.vals + j);
+      const __half* x = p.x + __ldg(outliers.cols + j);
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) {
+        if (t < p.num_tokens) sums[t] = fmaf(value, __half2float(__ldg(x + t * p.x_stride)), sums[t]);
+      }
+    }
   }
 #pragma unroll
   for (int t = 0; t < kTokens; ++t) {
-    const float sum = warp_sum(sums[t]);
-    if (lane == 0 && t < num_tokens) y[t * stride + n] = static_cast<Out>(sum);
+    sums[t] += __shfl_xor_sync(0xffffffff, sums[t], 1);
+    sums[t] += __shfl_xor_sync(0xffffffff, sums[t], 2);
+    if (lane % 4 == 0) to.values[t][local_row] = sums[t];
   }
 }
 
-template <class Reader, class T, class Out>
-void stream_weights(const Reader& reader, const Activation& x, std::int64_t out, const OutputColumns& y,
-                    cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>((out + kStreamWarps - 1) / kStreamWarps);
-  const auto num_tokens = static_cast<int>(x.num_tokens);
-  auto* to = static_cast<Out*>(y.data);
-  constexpr int kThreads = kStreamWarps * kWarpSize;
-  if (num_tokens == 1) {
-    stream_kernel<Reader, T, Out, 1>
-        <<<blocks, kThreads, 0, stream>>>(reader, device_data<T>(x), 1, x.width(), out, to, y.stride);
-  } else if (num_tokens <= 4) {
-    stream_kernel<Reader, T, Out, 4>
-        <<<blocks, kThreads, 0, stream>>>(reader, device_data<T>(x), num_tokens, x.width(), out, to, y.stride);
-  } else {
-    stream_kernel<Reader, T, Out, 8>
-        <<<blocks, kThreads, 0, stream>>>(reader, device_data<T>(x), num_tokens, x.width(), out, to, y.stride);
-  }
-}
-
-/// By the formats of x and y, which are f16 → f16, f16 → f32 or f32 → f32.
-template <class Reader>
-void multiply_streamed(const Reader& reader, const Activation& x, std::int64_t out, const OutputColumns& y,
-                       cudaStream_t stream) {
-  nibble::check(x.num_tokens <= kMaxStreamedTokens, "cuda: too many tokens for a streaming product");
-  if (x.format.kind == ActivationKind::F32) {
-    nibble::check(y.kind == ActivationKind::F32, "cuda linear: f32 in, f32 out");
-    stream_weights<Reader, float, float>(reader, x, out, y, stream);
-  } else if (y.kind == ActivationKind::F32) {
-    stream_weights<Reader, __half, float>(reader, x, out, y, stream);
-  } else {
-    stream_weights<Reader, __half, __half>(reader, x, out, y, stream);
-  }
-  check(cudaGetLastError());
-}
-
-/// to[n, k] = w[n, k], a warp an output row.
-template <class Reader, class To>
-__global__ void __launch_bounds__(kStreamWarps* kWarpSize)
-    dequantize_kernel(Reader reader, std::int64_t in, std::int64_t out, To* to) {
-  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kStreamWarps + threadIdx.x / kWarpSize;
-  const int lane = threadIdx.x % kWarpSize;
-  if (n >= out) return;
-  To* row = to + n * in;
-  for (std::int64_t chunk = lane; chunk * kChunk < in; chunk += kWarpSize) {
-    float w[kChunk];
-    reader.read(n, chunk, w);
-#pragma unroll
-    for (int j = 0; j < kChunk; ++j) {
-      if (chunk * kChunk + j < in) row[chunk * kChunk + j] = static_cast<To>(w[j]);
+/// y of a row tile: the warps' sums in order. `first_thread` takes the first sum.
+template <class Codec, int kRowTiles, int kTokenTiles>
+__device__ void store_sums(const Codec& codec, const StreamProduct& p, int tile, int num_partials, int first_thread,
+                           const PartialSums<kRowTiles, kTokenTiles>* partials) {
+  constexpr int kRows = kTileRows * kRowTiles;
+  int i = static_cast<int>(threadIdx.x) - first_thread;
+  if (i < 0) i += static_cast<int>(blockDim.x);
+  for (; i < kRows * p.num_tokens; i += static_cast<int>(blockDim.x)) {
+    const int row = tile * kTileRows + i % kRows;
+    if (row >= p.num_rows) continue;
+    const int token = i / kRows;
+    float sum = 0;
+#pragma unroll 4
+    for (int w = 0; w < num_partials; ++w) sum += partials[w].values[token][i % kRows];
+    sum *= codec.row_scale(row);
+    const std::int64_t at = token * p.y_stride + row;
+    if (p.has_float_y) {
+      static_cast<float*>(p.y)[at] = sum;
+    } else {
+      static_cast<__half*>(p.y)[at] = __float2half_rn(sum);
     }
   }
 }
 
-template <class Reader>
-void write_dense(const Reader& reader, std::int64_t in, std::int64_t out, ActivationKind kind, void* to,
-                 cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>((out + kStreamWarps - 1) / kStreamWarps);
-  constexpr int kThreads = kStreamWarps * kWarpSize;
-  if (kind == ActivationKind::F32) {
-    dequantize_kernel<<<blocks, kThreads, 0, stream>>>(reader, in, out, static_cast<float*>(to));
-  } else {
-    dequantize_kernel<<<blocks, kThreads, 0, stream>>>(reader, in, out, static_cast<__half*>(to));
+/// The blocks that a warp multiplies: the same columns of every tile_step-th group of row tiles.
+struct WeightRange {
+  int first_block;
+  int end_block;
+  int first_tile;
+  int end_tile;
+  int tile_step;
+};
+
+/// A warp's stages, and where the next copy comes from.
+template <class Codec, int kRowTiles, int kStages>
+class WeightRing {
+ public:
+  __device__ WeightRing(const Codec& codec, std::byte* stages, const WeightRange& range, int lane)
+      : codec_(codec),
+        stages_(stages),
+        range_(range),
+        next_tile_(range.first_block < range.end_block ? range.first_tile : range.end_tile),
+        next_block_(range.first_block),
+        lane_(lane) {
+    if (next_tile_ < range_.end_tile) codec_.move_to(cursor_, next_tile_ * kRowTiles, next_block_, lane_);
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) start_copy(s);
   }
+
+  /// The oldest stage, when its copy is there.
+  __device__ const std::byte* wait() {
+    wait_copies<kStages - 1>();
+    __syncwarp();
+    return stage(slot_);
+  }
+
+  /// All lanes have read the oldest stage: it takes the next block.
+  __device__ void advance() {
+    __syncwarp();
+    start_copy(slot_);
+    slot_ = slot_ + 1 == kStages ? 0 : slot_ + 1;
+  }
+
+ private:
+  __device__ std::byte* stage(int slot) const { return stages_ + slot * kRowTiles * codec_.stage_bytes(); }
+
+  __device__ void start_copy(int slot) {
+    if (next_tile_ < range_.end_tile) {
+      codec_.copy(cursor_, next_block_ == range_.first_block, stage(slot), lane_);
+      codec_.advance(cursor_);
+      if (++next_block_ == range_.end_block) {
+        next_block_ = range_.first_block;
+        next_tile_ += range_.tile_step;
+        codec_.move_to(cursor_, next_tile_ * kRowTiles, next_block_, lane_);
+      }
+    }
+    commit_copies();
+  }
+
+  const Codec& codec_;
+  std::byte* stages_;
+  WeightRange range_;
+  typename Codec::template Cursor<kRowTiles> cursor_;
+  int next_tile_;
+  int next_block_;
+  int slot_ = 0;
+  int lane_;
+};
+
+/// Shared memory: the warps' stages, then their sums twice, so that a row tile's are added up while the next one's come
+/// in. Behind the `warps` that multiply may stand those that sum outliers, two a row tile.
+template <class Codec, int kRowTiles, int kTokenTiles, int kStages>
+__global__ void __launch_bounds__(kMaxStreamWarps* kWarpSize, 1)
+    stream_kernel(const Codec codec, const StreamProduct p, const int warps) {
+  using Partial = PartialSums<kRowTiles, kTokenTiles>;
+  using Inputs = InputFragments<Codec, kTokenTiles>;
+  extern __shared__ __align__(128) std::byte shared[];
+  const int warp = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x) / kWarpSize, 0);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int num_warps = static_cast<int>(blockDim.x) / kWarpSize;
+  const int ring_bytes = kStages * kRowTiles * codec.stage_bytes();
+  const int num_partials = num_warps > warps ? warps + 1 : warps;
+  auto* partials = reinterpret_cast<Partial*>(shared + warps * ring_bytes);
+  const int num_tiles = (p.num_rows + Partial::kRows - 1) / Partial::kRows;
+  int first_thread = 0;
+  const auto finish_tile = [&](int tile) {
+    __syncthreads();
+    store_sums(codec, p, tile * kRowTiles, num_partials, first_thread, partials);
+    first_thread += kWarpSize;
+    if (first_thread >= static_cast<int>(blockDim.x)) first_thread = 0;
+    // The other half: whoever still adds up this one reaches the next barrier only then.
+    Partial* first = reinterpret_cast<Partial*>(shared + warps * ring_bytes);
+    partials = partials == first ? first + num_partials : first;
+  };
+
+  if constexpr (Codec::kHasOutliers) {
+    if (warp >= warps) {
+      for (int tile = static_cast<int>(blockIdx.x); tile < num_tiles; tile += static_cast<int>(gridDim.x)) {
+        multiply_outliers(codec.outliers, p, tile * kRowTiles, warp - warps, lane, partials[warps]);
+        finish_tile(tile);
+      }
+      return;
+    }
+  }
+
+  const int first = warp * p.num_blocks / warps;
+  const int end = (warp + 1) * p.num_blocks / warps;
+  WeightRing<Codec, kRowTiles, kStages> ring(
+      codec, shared + warp * ring_bytes,
+      {first, end, static_cast<int>(blockIdx.x), num_tiles, static_cast<int>(gridDim.x)}, lane);
+  const Inputs inputs(p, lane);
+  typename Inputs::Fragments even;
+  typename Inputs::Fragments odd;
+  inputs.load(first, even);
+  typename Codec::Tables tables[kRowTiles];
+  for (int tile = static_cast<int>(blockIdx.x); tile < num_tiles; tile += static_cast<int>(gridDim.x)) {
+    float sums[kRowTiles][kTokenTiles][4] = {};
+    // Multiplies a block by `now`, while `next` takes the inputs of the one behind it.
+    const auto step = [&](int block, const typename Inputs::Fragments& now, typename Inputs::Fragments& next) {
+      inputs.load(block + 1 < end ? block + 1 : first, next);
+      const std::byte* stage = ring.wait();
+#pragma unroll
+      for (int r = 0; r < kRowTiles; ++r) {
+        const std::byte* mine = stage + r * codec.stage_bytes();
+        if (block == first) codec.load_tables(mine, lane, tables[r]);
+        multiply_block<Codec>(codec, tables[r], mine, lane, tile * kRowTiles + r, block, now, sums[r]);
+      }
+      ring.advance();
+    };
+    int block = first;
+    for (; block + 1 < end; block += 2) {
+      step(block, even, odd);
+      step(block + 1, odd, even);
+    }
+    if (block < end) {
+      step(block, even, odd);
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
+#pragma unroll
+        for (int s = 0; s < kSegments; ++s) even[i][s] = odd[i][s];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kRowTiles * kTokenTiles * 4; ++i) {
+      const int r = i / 4 / kTokenTiles;
+      const int token_tile = i / 4 % kTokenTiles;
+      const int c = i % 4;
+      partials[warp].values[8 * token_tile + 2 * (lane % 4) + c % 2][kTileRows * r + lane / 4 + 8 * (c / 2)] =
+          sums[r][token_tile][c];
+    }
+    finish_tile(tile);
+  }
+}
+
+// ── Launch ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+inline int num_multiprocessors() {
+  int device = 0;
+  int count = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+template <class Codec, int kRowTiles, int kTokenTiles, int kStages>
+void launch_stream(const Codec& codec, const StreamProduct& p, const StreamConfig& config, cudaStream_t stream) {
+  const auto kernel = stream_kernel<Codec, kRowTiles, kTokenTiles, kStages>;
+  int num_warps = config.warps;
+  if constexpr (Codec::kHasOutliers) num_warps += codec.outliers.rows != nullptr ? 2 * kRowTiles : 0;
+  nibble::check(num_warps <= kMaxStreamWarps, "cuda: too many warps for a streaming product");
+  const int num_partials = num_warps > config.warps ? config.warps + 1 : config.warps;
+  const int shared_bytes = config.warps * kStages * kRowTiles * codec.stage_bytes() +
+                           2 * num_partials * static_cast<int>(sizeof(PartialSums<kRowTiles, kTokenTiles>));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  constexpr int kRows = kRowTiles * kTileRows;
+  const int num_tiles = (p.num_rows + kRows - 1) / kRows;
+  const int grid = std::min(num_tiles, num_multiprocessors() * config.blocks_per_multiprocessor);
+  kernel<<<static_cast<unsigned>(grid), static_cast<unsigned>(num_warps * kWarpSize),
+           static_cast<std::size_t>(shared_bytes), stream>>>(codec, p, config.warps);
   check(cudaGetLastError());
+}
+
+/// The product with an explicit configuration.
+template <class Codec, int kStages = Codec::kStages>
+void multiply_streamed(const Codec& codec, const StreamProduct& p, const StreamConfig& config, cudaStream_t stream) {
+  nibble::check(p.num_tokens <= kMaxStreamedTokens, "cuda: too many tokens for a streaming product");
+  if (p.num_tokens > 8) {
+    launch_stream<Codec, 2, 2, kStages>(codec, p, config, stream);
+  } else if (config.row_tiles == 2) {
+    launch_stream<Codec, 2, 1, kStages>(codec, p, config, stream);
+  } else {
+    launch_stream<Codec, 1, 1, kStages>(codec, p, config, stream);
+  }
+}
+
+/// What measures best.
+inline StreamConfig choose_stream_config(const StreamProduct& p) {
+  StreamConfig config;
+  config.row_tiles = p.num_tokens > 1 ? 2 : 1;
+  config.warps = std::clamp(p.num_blocks, 1, 8);
+  config.blocks_per_multiprocessor = config.row_tiles == 2 ? 1 : 2;
+  return config;
 }
 
 }  // namespace nibble::backend::cuda

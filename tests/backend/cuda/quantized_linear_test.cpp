@@ -35,6 +35,15 @@ WeightCase fp8(std::string label, std::int64_t out, std::int64_t in, weights::Fp
   return {.label = std::move(label), .out_features = out, .in_features = in, .fp8 = granularity};
 }
 
+WeightCase codebook(std::string label, std::int64_t out, std::int64_t in, std::int32_t bits, double sparsity) {
+  return {.label = std::move(label),
+          .out_features = out,
+          .in_features = in,
+          .bits = bits,
+          .is_codebook = true,
+          .sparsity = sparsity};
+}
+
 std::vector<std::vector<WeightCase>> fused_cases() {
   std::vector<std::vector<WeightCase>> cases;
   for (const std::int32_t bits : {2, 3, 4, 8}) {
@@ -47,15 +56,27 @@ std::vector<std::vector<WeightCase>> fused_cases() {
     cases.push_back({with_offset(ints(label + "Slice", 64, 320, bits, 128), 96)});
     cases.push_back({ints(label + "Q", 96, 576, bits, 64), ints(label + "K", 32, 576, bits, 64)});
   }
+  for (const std::int32_t bits : {3, 4}) {
+    const std::string label = "codebook" + std::to_string(bits);
+    cases.push_back({codebook(label, 192, 576, bits, 0)});
+    cases.push_back({codebook(label + "Odd", 77, 100, bits, 0)});
+    cases.push_back({codebook(label + "Sparse", 77, 1152, bits, 0.01)});
+    cases.push_back({codebook(label + "Q", 96, 576, bits, 0.0045), codebook(label + "K", 33, 576, bits, 0)});
+  }
   cases.push_back({fp8("PerTensor", 96, 576, weights::Fp8Granularity::PerTensor)});
   cases.push_back({fp8("PerChannel", 96, 100, weights::Fp8Granularity::PerChannel)});
   cases.push_back({fp8("PerBlock", 300, 576, weights::Fp8Granularity::PerBlock)});
   WeightCase dense{.label = "Dense", .out_features = 40, .in_features = 576, .has_bias = true};
+  cases.push_back({fp8("PerBlockOdd", 77, 200, weights::Fp8Granularity::PerBlock)});
+  cases.push_back({{.label = "DenseLarge", .out_features = 300, .in_features = 1000}});
+  cases.push_back({{.label = "DenseOdd", .out_features = 33, .in_features = 101}});
   cases.push_back({ints("Mixed4", 96, 576, 4, 64), dense, ints("Mixed8", 32, 576, 8, 64),
                    fp8("MixedFp8", 32, 576, weights::Fp8Granularity::PerChannel)});
   WeightCase wide = ints("BF16Scales", 64, 256, 4, 64);
   wide.dtype = DType::BF16;
   cases.push_back({wide});
+  wide.dtype = DType::F32;
+  cases.push_back({wide, wide});
   return cases;
 }
 
@@ -73,7 +94,7 @@ TEST_P(CudaLinear, MultipliesQuantizedPartsWithinRounding) {
       copies.push_back(copy_of(parts.back()));
     }
     const auto linear = backend->make_linear(std::move(copies), {.name = fused.front().label});
-    for (const std::int64_t num_tokens : {1, 3, 8, 9, 70}) {
+    for (const std::int64_t num_tokens : {1, 2, 3, 8, 9, 16, 70}) {
       SCOPED_TRACE(testing::Message() << fused.front().label << ", tokens " << num_tokens);
       Matrix64 inputs{linear->in_features(), {}};
       std::vector<float> values = random_values(num_tokens * linear->in_features(), 99);

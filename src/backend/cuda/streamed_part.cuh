@@ -1,0 +1,61 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "backend/cuda/device_part.h"
+#include "backend/cuda/pack_weights.h"
+#include "backend/cuda/stream_kernels.cuh"
+
+namespace nibble::backend::cuda {
+
+template <class T>
+const T* data_of(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.view().data());
+}
+
+/// A part whose weights its codec knows. A subclass owns the tensors that the codec points into, and writes them out
+/// for `dense`. Exact (f32) inputs go through `dense` alone.
+template <class Codec>
+class StreamedPart : public DevicePart {
+ public:
+  std::int64_t max_streamed_tokens() const override { return is_streamed_ ? kMaxStreamedTokens : 0; }
+
+  void multiply(const Activation& x, const OutputColumns& y, void* scratch, cudaStream_t stream) const override {
+    nibble::check(x.format.kind == ActivationKind::F16 && x.width() == in_features_, "cuda: a streamed product of f16");
+    StreamProduct product;
+    product.x = device_data<__half>(x);
+    product.x_stride = product.num_cols = static_cast<std::int32_t>(in_features_);
+    product.num_tokens = static_cast<std::int32_t>(x.num_tokens);
+    product.y = y.data;
+    product.y_stride = y.stride;
+    product.has_float_y = y.kind == ActivationKind::F32;
+    product.num_rows = static_cast<std::int32_t>(out_features_);
+    product.num_blocks = num_blocks_;
+    if (gathers()) {
+      const GatherShape shape{x.num_tokens, in_features_, packed_width()};
+      gather_columns(product.x, columns_, shape, scratch, stream);
+      product.x = static_cast<const __half*>(scratch);
+      product.x_stride = product.num_cols = static_cast<std::int32_t>(shape.width);
+    }
+    multiply_streamed(codec_, product, choose_stream_config(product), stream);
+  }
+
+  std::size_t scratch_bytes(ActivationKind kind) const override {
+    const std::int64_t weights = out_features_ * in_features_ * (kind == ActivationKind::F32 ? 4 : 2);
+    return static_cast<std::size_t>(std::max(weights, gathers() ? kMaxStreamedTokens * packed_width() * 2 : 0));
+  }
+
+ protected:
+  /// Inputs in another order, or rows of them that are not aligned.
+  bool gathers() const { return !columns_.is_empty() || in_features_ % 8 != 0; }
+  std::int64_t packed_width() const { return std::int64_t{num_blocks_} * kBlockCols; }
+
+  Codec codec_;
+  bool is_streamed_ = true;
+  std::int64_t in_features_ = 0;
+  std::int32_t num_blocks_ = 0;
+  Tensor columns_;  // i32 [packed_width()] or empty: DeviceColumns
+};
+
+}  // namespace nibble::backend::cuda
