@@ -6,6 +6,7 @@
 
 #include "core/log.h"
 #include "core/progress.h"
+#include "engine/kv_budget.h"
 #include "engine/loaded_model.h"
 #include "formats/compressed_tensors_scheme.h"
 #include "models/loader.h"
@@ -196,34 +197,20 @@ std::int64_t choose_max_model_len(const models::ModelConfig& config, const Engin
   return options.max_model_len;
 }
 
-std::int64_t choose_num_blocks(std::int64_t block_bytes, const EngineOptions& options, const backend::Backend& backend,
-                               std::int64_t max_model_len) {
-  if (options.num_gpu_blocks_override > 0) return options.num_gpu_blocks_override;
-  // On the CPU a quarter of what is free: the rest of the machine keeps working (design.md §9).
-  const std::int64_t bytes =
-      options.kv_cache_memory_bytes > 0 ? options.kv_cache_memory_bytes : backend.memory().free_bytes / 4;
-  const std::int64_t blocks_per_sequence = (max_model_len + options.block_size - 1) / options.block_size;
-  const std::int64_t num_blocks = std::min(bytes / block_bytes, blocks_per_sequence * options.max_num_seqs);
-  if (num_blocks < 1) {
-    throw Error(ErrorCode::OutOfMemory,
-                fmt::format("KV cache: {} hold no block of {}; give a larger --kv-cache-memory-bytes",
-                            format_bytes(static_cast<double>(bytes)), format_bytes(static_cast<double>(block_bytes))));
-  }
-  return num_blocks;
-}
-
 /// One sequence of max_model_len must fit the pool: else the length the user gave is an error, the config's is lowered.
-std::int64_t fit_max_model_len(std::int64_t max_model_len, std::int64_t num_blocks, const EngineOptions& options) {
+std::int64_t fit_max_model_len(std::int64_t max_model_len, std::int64_t num_blocks, const EngineOptions& options,
+                               const backend::Memory& memory) {
   const std::int64_t capacity = num_blocks * options.block_size;
   if (max_model_len <= capacity) return max_model_len;
+  const char* flag = memory.is_devices_own && options.kv_cache_memory_bytes == 0 ? "--gpu-memory-utilization"
+                                                                                 : "--kv-cache-memory-bytes";
   if (options.max_model_len > 0) {
     throw Error(ErrorCode::OutOfMemory,
-                fmt::format("--max-model-len {}: the KV cache holds {} tokens; lower it or raise "
-                            "--kv-cache-memory-bytes",
-                            max_model_len, capacity));
+                fmt::format("--max-model-len {}: the KV cache holds {} tokens; lower it or raise {}", max_model_len,
+                            capacity, flag));
   }
-  log::warning("context limited to {} tokens of {}: that is what the KV cache holds; see --kv-cache-memory-bytes",
-               capacity, max_model_len);
+  log::warning("context limited to {} tokens of {}: that is what the KV cache holds; see {}", capacity, max_model_len,
+               flag);
   return capacity;
 }
 
@@ -238,6 +225,17 @@ std::string describe(const LoadedModel& model, const models::ModelConfig& config
   }
   return fmt::format("{}, {} layers, {}, {}", config.architecture, config.num_hidden_layers, method,
                      model.backend->name());
+}
+
+std::unique_ptr<models::Decoder> load_weights(const LoadedModel& model) {
+  try {
+    return models::load_decoder(*model.checkpoint, *model.backend, model.load_options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::OutOfMemory) throw;
+    throw Error(ErrorCode::OutOfMemory,
+                fmt::format("the weights of {} do not fit into memory; quantize the model to fewer bits ({})",
+                            model.checkpoint->path().string(), error.what()));
+  }
 }
 
 }  // namespace
@@ -278,13 +276,15 @@ LoadedModel open_model(const std::filesystem::path& path, const EngineOptions& o
 
 LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& options) {
   LoadedModel model = open_model(path, options);
-  model.decoder = models::load_decoder(*model.checkpoint, *model.backend, model.load_options);
+  model.decoder = load_weights(model);
   auto specs = kv_specs(model, model.cache_dtype);
-  const std::int64_t block_bytes = backend::kv_block_bytes(specs, options.block_size);
-  const std::int64_t num_blocks = choose_num_blocks(block_bytes, options, *model.backend, model.max_model_len);
-  model.max_model_len = fit_max_model_len(model.max_model_len, num_blocks, options);
-  model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
   model.decoder->reserve(options.max_num_batched_tokens, std::max<std::int64_t>(options.max_num_seqs, 64));
+  if (model.backend->memory().is_devices_own) run_largest_step(*model.decoder, specs, options);
+  const backend::Memory memory = model.backend->memory();
+  const std::int64_t block_bytes = backend::kv_block_bytes(specs, options.block_size);
+  const std::int64_t num_blocks = choose_num_blocks(block_bytes, model.max_model_len, options, memory);
+  model.max_model_len = fit_max_model_len(model.max_model_len, num_blocks, options, memory);
+  model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
   log::info("{} of weights, KV cache of {} tokens in {}",
             format_bytes(static_cast<double>(model.decoder->weight_bytes())), num_blocks * options.block_size,
             format_bytes(static_cast<double>(num_blocks * block_bytes)));
