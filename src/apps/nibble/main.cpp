@@ -39,6 +39,7 @@ constexpr Subcommand kSubcommands[] = {
     {"inspect", "what a model file is: method, bits, groups, sizes, tensors", add_inspect},
     {"verify", "find what is wrong with a checkpoint, silent faults too", add_verify},
     {"bench", "measure prefill and decode speed of a model", add_bench},
+    {"bench serve", "measure a running server: throughput, time to first token, between tokens", add_bench_serve},
     {"reproduce", "make a quantized checkpoint again from its report, and compare", add_reproduce},
 };
 
@@ -58,6 +59,10 @@ std::vector<std::string> subcommand_names() {
   std::vector<std::string> names;
   for (const Subcommand& subcommand : kSubcommands) names.emplace_back(subcommand.name);
   return names;
+}
+
+bool is_subcommand(std::string_view name) {
+  return std::ranges::any_of(kSubcommands, [&](const Subcommand& subcommand) { return subcommand.name == name; });
 }
 
 std::vector<std::string> flag_names(const CLI::App& command) {
@@ -138,7 +143,7 @@ std::string usage() {
       "nibble: make large language models small, measure what it costs, serve them\n\n"
       "usage: nibble SUBCOMMAND [flags]     (nibble SUBCOMMAND --help lists them)\n\n";
   for (const Subcommand& subcommand : kSubcommands) {
-    text += fmt::format("  {:<10} {}\n", subcommand.name, subcommand.description);
+    text += fmt::format("  {:<11} {}\n", subcommand.name, subcommand.description);
   }
   return text +
          "\n  --version  print the version\n\nExit codes: 0 done, 1 error, 2 usage, 3 rejected by a threshold.\n";
@@ -149,8 +154,12 @@ int run(std::vector<std::string> arguments) {
     print_error(usage());
     return kUsage;
   }
-  const std::string name = arguments.front();
+  std::string name = arguments.front();
   arguments.erase(arguments.begin());
+  if (!arguments.empty() && is_subcommand(name + " " + arguments.front())) {
+    name += " " + arguments.front();
+    arguments.erase(arguments.begin());
+  }
   if (name == "--help" || name == "-h" || name == "help") {
     print(usage());
     return kDone;

@@ -21,6 +21,7 @@ std::function<int()> add_convert(CLI::App& command);
 std::function<int()> add_inspect(CLI::App& command);
 std::function<int()> add_verify(CLI::App& command);
 std::function<int()> add_bench(CLI::App& command);
+std::function<int()> add_bench_serve(CLI::App& command);
 std::function<int()> add_reproduce(CLI::App& command);
 
 }  // namespace nibble::apps
