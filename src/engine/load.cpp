@@ -267,6 +267,9 @@ LoadedModel open_model(const std::filesystem::path& path, const EngineOptions& o
                        .fp8_activations = fp8_activations(*model.checkpoint, options),
                        .num_threads = options.num_threads});
   model.load_options.max_positions = model.max_model_len;
+  if (model.backend->memory().is_devices_own) {
+    model.load_options.read_ahead_threads = model.backend->pool().num_threads();
+  }
   if (quantizes_to_fp8(*model.checkpoint, options)) {
     model.load_options.quantize_to_fp8 = weights::Fp8Granularity::PerChannel;
   }

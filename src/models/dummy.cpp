@@ -3,8 +3,10 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/file.h"
 #include "models/loader.h"
@@ -12,7 +14,7 @@
 namespace nibble::models {
 namespace {
 
-/// xorshift64*: fast enough to fill a 70B model's codes.
+/// xorshift64*
 class Random {
  public:
   explicit Random(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u | 1u) {}
@@ -27,29 +29,62 @@ class Random {
   std::uint64_t state_;
 };
 
-void fill_bytes(MutableTensorView tensor, Random& random) {
-  auto* bytes = static_cast<std::byte*>(tensor.data());
-  const std::size_t size = tensor.size_bytes();
-  for (std::size_t i = 0; i < size; i += sizeof(std::uint64_t)) {
-    const std::uint64_t word = random.next();
-    std::memcpy(bytes + i, &word, std::min(sizeof(word), size - i));
+/// Random words that every tensor takes its bytes from, each from another place on and round and round: with numbers of
+/// its own for every weight a 70B model would take minutes. A prime number of words, so that rows of no matrix repeat
+/// in step with them: 16.8 MB.
+class RandomWords {
+ public:
+  explicit RandomWords(std::uint64_t seed) : words_(2'097'143) {
+    Random random(seed);
+    std::ranges::generate(words_, [&] { return random.next(); });
   }
-}
+
+  /// Calls store(bytes of the tensor, as many random ones) for pieces of the tensor, in order.
+  template <class Store>
+  void for_each_piece(MutableTensorView tensor, Random& random, const Store& store) const {
+    std::span<std::byte> rest(static_cast<std::byte*>(tensor.data()), tensor.size_bytes());
+    const std::span<const std::byte> all = std::as_bytes(std::span(words_));
+    std::size_t begin = random.next() % words_.size() * sizeof(std::uint64_t);
+    while (!rest.empty()) {
+      const std::size_t count = std::min(rest.size(), all.size() - begin);
+      store(rest.first(count), all.subspan(begin, count));
+      rest = rest.subspan(count);
+      begin = 0;
+    }
+  }
+
+  void fill(MutableTensorView tensor, Random& random) const {
+    for_each_piece(tensor, random,
+                   [](auto to, auto from) { std::memcpy(to.data(), from.data(), std::min(to.size(), from.size())); });
+  }
+
+  /// Every byte `keep`s these bits of its random one and has `set` besides; `Word` may be of several bytes.
+  template <class Word>
+  void fill_masked(MutableTensorView tensor, Random& random, Word keep, Word set) const {
+    for_each_piece(tensor, random, [=](auto to, auto from) {
+      auto* target = reinterpret_cast<Word*>(to.data());
+      const auto* source = reinterpret_cast<const Word*>(from.data());
+      for (std::size_t i = 0; i < to.size() / sizeof(Word); ++i)
+        target[i] = static_cast<Word>((source[i] & keep) | set);
+    });
+  }
+
+ private:
+  std::vector<std::uint64_t> words_;
+};
 
 /// Random sign and mantissa, exponent fixed: magnitudes uniform in [2^-6, 2^-5), about what trained layers have.
-Tensor random_half(Shape shape, Random& random) {
+Tensor random_half(Shape shape, const RandomWords& words, Random& random) {
   Tensor tensor = Tensor::empty(DType::F16, shape);
-  fill_bytes(tensor.mutable_view(), random);
-  for (Half& half : tensor.span<Half>()) half.bits = static_cast<std::uint16_t>((half.bits & 0x83ffu) | (9u << 10));
+  words.fill_masked<std::uint16_t>(tensor.mutable_view(), random, 0x83ffu, 9u << 10);
   return tensor;
 }
 
 /// The same magnitudes as random_half's: E4M3 codes of 1 … 2 with a scale of 2^-6 a row.
-weights::Fp8Weights random_fp8(const Shape& shape, Random& random) {
+weights::Fp8Weights random_fp8(const Shape& shape, const RandomWords& words, Random& random) {
   weights::Fp8Weights w;
   w.weight = Tensor::empty(DType::F8E4M3, shape);
-  fill_bytes(w.weight.mutable_view(), random);
-  for (Fp8E4M3& code : w.weight.span<Fp8E4M3>()) code.bits = static_cast<std::uint8_t>((code.bits & 0x87u) | 0x38u);
+  words.fill_masked<std::uint8_t>(w.weight.mutable_view(), random, 0x87u, 0x38u);
   w.scale = Tensor::empty(DType::F32, {shape[0]});
   for (float& scale : w.scale.span<float>()) scale = 0x1p-6f;
   return w;
@@ -62,14 +97,15 @@ Tensor constant_half(Shape shape, float value) {
 }
 
 /// Any codes, tables of random_half's magnitudes, and sparse values at random columns for the share `sparsity`.
-weights::CodebookWeights random_codebook(const Shape& shape, std::int32_t bits, double sparsity, Random& random) {
+weights::CodebookWeights random_codebook(const Shape& shape, std::int32_t bits, double sparsity,
+                                         const RandomWords& words, Random& random) {
   weights::CodebookWeights w;
   w.out_features = shape[0];
   w.in_features = shape[1];
   w.bits = bits;
   w.codes = Tensor::empty(DType::U8, {shape[0], weights::packed_row_bytes(shape[1], bits)});
-  fill_bytes(w.codes.mutable_view(), random);
-  w.lookup_table = random_half({shape[0], std::int64_t{1} << bits}, random);
+  words.fill(w.codes.mutable_view(), random);
+  w.lookup_table = random_half({shape[0], std::int64_t{1} << bits}, words, random);
   const auto per_row = static_cast<std::int32_t>(sparsity * static_cast<double>(shape[1]));
   if (per_row == 0) return w;
   w.rows = Tensor::empty(DType::I32, {shape[0] + 1});
@@ -79,7 +115,7 @@ weights::CodebookWeights random_codebook(const Shape& shape, std::int32_t bits, 
   for (std::int32_t& col : w.cols.span<std::int32_t>()) {
     col = static_cast<std::int32_t>(random.next() % static_cast<std::uint64_t>(shape[1]));
   }
-  w.vals = to_dtype(random_half({shape[0] * per_row}, random), DType::F32);
+  w.vals = to_dtype(random_half({shape[0] * per_row}, words, random), DType::F32);
   return w;
 }
 
@@ -126,7 +162,7 @@ std::string byte_level_tokenizer_json() {
 class DummyCheckpoint final : public formats::Checkpoint {
  public:
   DummyCheckpoint(std::filesystem::path folder, std::uint64_t seed)
-      : folder_(std::move(folder)), seed_(seed), config_(read_json_file(folder_ / "config.json")) {
+      : folder_(std::move(folder)), seed_(seed), words_(seed), config_(read_json_file(folder_ / "config.json")) {
     model_ = parse_model_config(config_);
     if (const auto found = config_.find("quantization_config"); found != config_.end() && found->is_object()) {
       quantization_ = parse_quantization(*found);
@@ -155,18 +191,18 @@ class DummyCheckpoint final : public formats::Checkpoint {
     Random random(seed_ ^ std::hash<std::string_view>{}(name));
     const bool is_table = name == "model.embed_tokens.weight" || name == "lm_head.weight";
     return tensors_
-        .emplace(name, is_table ? random_half({model_.vocab_size, model_.hidden_size}, random)
+        .emplace(name, is_table ? random_half({model_.vocab_size, model_.hidden_size}, words_, random)
                                 : constant_half({model_.hidden_size}, 1.0f))
         .first->second.view();
   }
 
   weights::LinearWeights linear(std::string_view module, const Shape& shape) const override {
     Random random(seed_ ^ std::hash<std::string_view>{}(module));
-    if (!quantization_ || module == "lm_head") return weights::DenseWeights{random_half(shape, random)};
+    if (!quantization_ || module == "lm_head") return weights::DenseWeights{random_half(shape, words_, random)};
     if (quantization_->method == "squeezellm") {
-      return random_codebook(shape, quantization_->bits, get_or(quantization_->raw, "sparsity", 0.0), random);
+      return random_codebook(shape, quantization_->bits, get_or(quantization_->raw, "sparsity", 0.0), words_, random);
     }
-    if (quantization_->method == "fp8") return random_fp8(shape, random);
+    if (quantization_->method == "fp8") return random_fp8(shape, words_, random);
     weights::GroupedIntWeights w;
     w.out_features = shape[0];
     w.in_features = shape[1];
@@ -177,7 +213,7 @@ class DummyCheckpoint final : public formats::Checkpoint {
                                                   " does not divide " + std::to_string(shape[1]) + " inputs");
     }
     w.codes = Tensor::empty(DType::U8, {shape[0], weights::packed_row_bytes(shape[1], w.bits)});
-    fill_bytes(w.codes.mutable_view(), random);
+    words_.fill(w.codes.mutable_view(), random);
     // Uniform codes of range 2^bits around the middle: the scale gives weights the spread of random_half's.
     w.scales = constant_half({shape[0], shape[1] / w.group_size}, 0.0625f / static_cast<float>(1 << w.bits));
     w.zeros = Tensor::empty(DType::I16, {shape[0], shape[1] / w.group_size});
@@ -212,6 +248,7 @@ class DummyCheckpoint final : public formats::Checkpoint {
 
   std::filesystem::path folder_;
   std::uint64_t seed_;
+  RandomWords words_;
   Json config_;
   ModelConfig model_;
   std::optional<formats::QuantizationConfig> quantization_;

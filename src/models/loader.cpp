@@ -2,11 +2,17 @@
 
 #include <string>
 #include <utility>
+#include <vector>
+
+#include "models/stage_reader.h"
 
 namespace nibble::models {
 namespace {
 
 using weights::LinearPart;
+
+/// A 70B model's largest stage has 0.23 GB in 4 bits and 0.94 GB in 16.
+constexpr std::int64_t kReadAheadBytes = 2'000'000'000;
 
 Tensor load_norm(const formats::Checkpoint& checkpoint, const std::string& name, std::int64_t width,
                  backend::Backend& backend) {
@@ -27,18 +33,10 @@ weights::DenseWeights load_table(const formats::Checkpoint& checkpoint, const st
   return {Tensor::borrow(table)};
 }
 
-std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoint, const BlockSpec& spec,
-                                            const Stage& stage, backend::Backend& backend, const LoadOptions& options) {
+std::unique_ptr<backend::Linear> pack_stage(const formats::Checkpoint& checkpoint, const BlockSpec& spec,
+                                            const Stage& stage, std::vector<LinearPart> parts,
+                                            backend::Backend& backend, const LoadOptions& options) {
   const std::string name = spec.module_name(stage.linears.front());
-  std::vector<LinearPart> parts;
-  for (const std::string& relative : stage.linears) {
-    const std::string module = spec.module_name(relative);
-    const Shape shape = linear_shape(spec, relative);
-    LinearPart part;
-    part.weights = checkpoint.linear(module, shape);
-    part.bias = checkpoint.bias(module, shape[0]);
-    parts.push_back(std::move(part));
-  }
   if (options.quantize_to_fp8) {
     try {
       backend.quantize_to_fp8(parts, *options.quantize_to_fp8);
@@ -52,18 +50,26 @@ std::unique_ptr<backend::Linear> load_stage(const formats::Checkpoint& checkpoin
   return linear;
 }
 
+/// `reader` stands at the block's first stage.
+DecoderBlock pack_block(const formats::Checkpoint& checkpoint, const BlockSpec& spec, StageReader& reader,
+                        backend::Backend& backend, const LoadOptions& options) {
+  const std::int64_t width = spec.hidden_size;
+  Tensor input_norm = load_norm(checkpoint, spec.module_name(spec.input_norm) + ".weight", width, backend);
+  Tensor post_norm = load_norm(checkpoint, spec.module_name(spec.post_attention_norm) + ".weight", width, backend);
+  DecoderBlock block(spec, std::move(input_norm), std::move(post_norm));
+  for (std::size_t s = 0; s < spec.stages.size(); ++s) {
+    block.set_linear(s, pack_stage(checkpoint, spec, spec.stages[s], reader.next(), backend, options));
+  }
+  return block;
+}
+
 }  // namespace
 
 DecoderBlock load_block(const formats::Checkpoint& checkpoint, BlockSpec spec, backend::Backend& backend,
                         const LoadOptions& options) {
-  const std::int64_t width = spec.hidden_size;
-  Tensor input_norm = load_norm(checkpoint, spec.module_name(spec.input_norm) + ".weight", width, backend);
-  Tensor post_norm = load_norm(checkpoint, spec.module_name(spec.post_attention_norm) + ".weight", width, backend);
-  DecoderBlock block(std::move(spec), std::move(input_norm), std::move(post_norm));
-  for (std::size_t s = 0; s < block.spec().stages.size(); ++s) {
-    block.set_linear(s, load_stage(checkpoint, block.spec(), block.spec().stages[s], backend, options));
-  }
-  return block;
+  const std::vector<BlockSpec> one{std::move(spec)};
+  StageReader reader(checkpoint, one, 0, 0);
+  return pack_block(checkpoint, one.front(), reader, backend, options);
 }
 
 std::unique_ptr<backend::Embedding> load_embedding(const formats::Checkpoint& checkpoint, const ModelConfig& config,
@@ -115,8 +121,13 @@ std::unique_ptr<Decoder> load_decoder(const formats::Checkpoint& checkpoint, bac
        .max_positions = options.max_positions > 0 ? options.max_positions : config.max_position_embeddings});
   // First, because it reads the largest table whole: the peak of resident memory falls while little else is there.
   parts.lm_head = load_lm_head(checkpoint, config, backend, parts.embedding.get());
+  std::vector<BlockSpec> specs;
   for (std::int64_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
-    parts.blocks.push_back(load_block(checkpoint, architecture.block(config, layer_idx), backend, options));
+    specs.push_back(architecture.block(config, layer_idx));
+  }
+  StageReader reader(checkpoint, specs, options.read_ahead_threads, kReadAheadBytes);
+  for (const BlockSpec& spec : specs) {
+    parts.blocks.push_back(pack_block(checkpoint, spec, reader, backend, options));
   }
   parts.final_norm = load_final_norm(checkpoint, config, backend);
   return std::make_unique<Decoder>(backend, std::move(parts));

@@ -16,6 +16,9 @@ struct LoadOptions {
   std::int64_t max_positions = 0;  // of the rotary tables; 0: config.json's max_position_embeddings
   /// Float linears of the blocks become FP8 on their way, a stage at a time; tables and lm_head stay.
   std::optional<weights::Fp8Granularity> quantize_to_fp8 = {};
+  /// Threads that bring linears into canonical form while others are packed: worth their memory (2 GB) where packing
+  /// leaves the CPUs idle. 0: one linear at a time.
+  int read_ahead_threads = 0;
 };
 
 /// names → mapped views → canonical structs → packed linears, a stage at a time; the source pages of what was packed

@@ -47,6 +47,30 @@ TEST(DummyCheckpoint, MakesCodebooksForSqueezeLlm) {
   EXPECT_EQ(std::get<weights::CodebookWeights>(weights).vals.num_elements(), 128);
 }
 
+TEST(DummyCheckpoint, MakesOtherWeightsForEachModule) {
+  const testing_support::TemporaryFolder folder;
+  testing_support::write_tiny_config(folder.path());
+  const auto checkpoint = make_dummy_checkpoint(folder.path(), 1);
+  const auto values = [&](const char* module) { return weights::dequantize(checkpoint->linear(module, {128, 64})); };
+  const Tensor up = values("model.layers.0.mlp.up_proj");
+  EXPECT_FALSE(std::ranges::equal(up.span<float>(), values("model.layers.0.mlp.gate_proj").span<float>()));
+  EXPECT_FALSE(std::ranges::equal(up.span<float>(), values("model.layers.1.mlp.up_proj").span<float>()));
+}
+
+TEST(DummyCheckpoint, FillsTensorsLargerThanItsRandomNumbers) {
+  const testing_support::TemporaryFolder folder;
+  testing_support::write_tiny_config(folder.path());
+  const auto checkpoint = make_dummy_checkpoint(folder.path(), 1);
+  const auto linear = checkpoint->linear("model.layers.0.mlp.up_proj", {4099, 4096});  // 33.6 MB: twice round
+  const Tensor& weight = std::get<weights::DenseWeights>(linear).weight;
+  std::int64_t num_negative = 0;
+  for (const Half half : weight.span<Half>()) {
+    ASSERT_EQ((half.bits >> 10) & 31, 9);
+    num_negative += half.bits >> 15;
+  }
+  EXPECT_NEAR(static_cast<double>(num_negative) / static_cast<double>(weight.num_elements()), 0.5, 0.01);
+}
+
 TEST(Loader, LoadsAndRunsATinyModelOnTheReferenceBackend) {
   const testing_support::TemporaryFolder folder;
   testing_support::write_tiny_config(folder.path());
