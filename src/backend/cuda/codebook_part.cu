@@ -126,7 +126,10 @@ class CodebookPart final : public StreamedPart<CodebookCodec<kBits>> {
     this->codec_.outliers = {data_of<std::int32_t>(rows_), data_of<std::int32_t>(cols_), data_of<float>(vals_)};
     this->out_features_ = shape_.num_rows;
     this->in_features_ = parts.front()->in_features;
+    this->num_tiles_ = shape_.num_tiles;
     this->num_blocks_ = plan.num_blocks;
+    // With outliers, which dense() adds, for few tokens only.
+    if (outliers.cols.empty()) this->make_wide(stream);
     this->size_bytes_ = static_cast<std::int64_t>(blocks_.size_bytes() + planes_.size_bytes() + tables_.size_bytes() +
                                                   rows_.size_bytes() + cols_.size_bytes() + vals_.size_bytes());
   }

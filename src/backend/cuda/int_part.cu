@@ -64,7 +64,9 @@ class IntPart final : public StreamedPart<IntCodec<kBits, kWholeBlocks>> {
     this->is_streamed_ = kind == ActivationKind::F16;
     this->out_features_ = shape_.num_rows;
     this->in_features_ = first.in_features;
+    this->num_tiles_ = shape_.num_tiles;
     this->num_blocks_ = plan.num_blocks;
+    if (!has_float_scales && plan.segments_per_group >= 2) this->make_wide(stream);
     this->columns_ = std::move(columns.columns);
     this->size_bytes_ = static_cast<std::int64_t>(blocks_.size_bytes() + this->columns_.size_bytes());
   }

@@ -8,6 +8,7 @@
 
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/handles.h"
+#include "backend/cuda/launch.cuh"
 #include "backend/cuda/tensor_core.cuh"
 #include "backend/cuda/weight_codecs.cuh"
 #include "core/error.h"
@@ -334,14 +335,6 @@ __global__ void __launch_bounds__(kMaxStreamWarps* kWarpSize, 1)
 }
 
 // ── Launch ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-inline int num_multiprocessors() {
-  int device = 0;
-  int count = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
 
 template <class Codec, int kRowTiles, int kTokenTiles, int kStages>
 void launch_stream(const Codec& codec, const StreamProduct& p, const StreamConfig& config, cudaStream_t stream) {

@@ -94,7 +94,7 @@ TEST_P(CudaLinear, MultipliesQuantizedPartsWithinRounding) {
       copies.push_back(copy_of(parts.back()));
     }
     const auto linear = backend->make_linear(std::move(copies), {.name = fused.front().label});
-    for (const std::int64_t num_tokens : {1, 2, 3, 8, 9, 16, 70}) {
+    for (const std::int64_t num_tokens : {1, 2, 3, 8, 9, 16, 17, 70, 130, 300}) {
       SCOPED_TRACE(testing::Message() << fused.front().label << ", tokens " << num_tokens);
       Matrix64 inputs{linear->in_features(), {}};
       std::vector<float> values = random_values(num_tokens * linear->in_features(), 99);
