@@ -14,6 +14,18 @@ std::int64_t read_number(const char* path) {
   return file >> number ? number : -1;
 }
 
+std::int64_t num_scale_groups(std::int64_t width, const ActivationFormat& format) {
+  switch (format.kind) {
+    case ActivationKind::Fp8PerToken: return 1;
+    case ActivationKind::Fp8Per128: return (width + 127) / 128;
+    case ActivationKind::Int8PerGroup:
+    case ActivationKind::Int16PerGroup: return (width + format.group_size - 1) / format.group_size;
+    default: return 0;
+  }
+}
+
+}  // namespace
+
 DType values_dtype(ActivationKind kind) {
   switch (kind) {
     case ActivationKind::F32: return DType::F32;
@@ -27,18 +39,6 @@ DType values_dtype(ActivationKind kind) {
   }
   return DType::F32;
 }
-
-std::int64_t num_scale_groups(std::int64_t width, const ActivationFormat& format) {
-  switch (format.kind) {
-    case ActivationKind::Fp8PerToken: return 1;
-    case ActivationKind::Fp8Per128: return (width + 127) / 128;
-    case ActivationKind::Int8PerGroup:
-    case ActivationKind::Int16PerGroup: return (width + format.group_size - 1) / format.group_size;
-    default: return 0;
-  }
-}
-
-}  // namespace
 
 Memory host_memory() {
   Memory memory;

@@ -8,6 +8,9 @@ namespace nibble::backend {
 /// MemTotal and MemAvailable of this machine, within the cgroup's limit.
 Memory host_memory();
 
+/// Of an activation's values.
+DType values_dtype(ActivationKind kind);
+
 /// Allocates values, scales and sums of an activation in host memory.
 Activation make_host_activation(std::int64_t capacity, std::int64_t width, const ActivationFormat& format);
 

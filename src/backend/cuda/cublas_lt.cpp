@@ -108,9 +108,11 @@ struct CublasLt::Functions {
 
 /// A product in the library's column-major terms: y^T [n, m] = (w^T [k, n])^T x^T [k, m].
 struct CublasLt::Plan {
-  Plan(const Functions& from, cublasLtHandle_t handle, const MatmulShape& shape) : functions(from) {
+  Plan(const Functions& from, cublasLtHandle_t handle, const MatmulShape& shape, const Fp8Scales& scales)
+      : functions(from) {
     try {
       describe(shape);
+      if (shape.scaling != Fp8Scaling::None) set_scales(scales);  // without them no algorithm is found
       choose(handle);
     } catch (...) {
       destroy();
@@ -190,14 +192,14 @@ CublasLt::~CublasLt() {
   functions_.destroy(handle_);
 }
 
-CublasLt::Plan& CublasLt::plan_of(const MatmulShape& shape) {
+CublasLt::Plan& CublasLt::plan_of(const MatmulShape& shape, const Fp8Scales& scales) {
   if (plans_.size() >= kMaxPlans && !plans_.contains(shape)) plans_.clear();
-  return plans_.try_emplace(shape, functions_, handle_, shape).first->second;
+  return plans_.try_emplace(shape, functions_, handle_, shape, scales).first->second;
 }
 
 void CublasLt::multiply(const MatmulShape& shape, const void* x, const void* w, void* y, cudaStream_t stream,
                         const Fp8Scales& scales) {
-  Plan& plan = plan_of(shape);
+  Plan& plan = plan_of(shape, scales);
   if (shape.scaling != Fp8Scaling::None) plan.set_scales(scales);
   const float one = 1;
   const float zero = 0;

@@ -26,8 +26,8 @@ struct Fp8Scales {
   const float* x = nullptr;
 };
 
-/// y[m, n] = x[m, k] w[n, k]^T, all row-major, sums in f32. E4M3 wants k in whole 16, and rows of y that begin at 16
-/// bytes.
+/// y[m, n] = x[m, k] w[n, k]^T, all row-major, sums in f32. E4M3 wants k in whole 16, and rows of y that begin and
+/// end at 16 bytes.
 struct MatmulShape {
   std::int64_t m = 0;
   std::int64_t n = 0;
@@ -58,7 +58,7 @@ class CublasLt {
   struct Functions;
   struct Plan;
 
-  Plan& plan_of(const MatmulShape& shape);
+  Plan& plan_of(const MatmulShape& shape, const Fp8Scales& scales);
 
   const Functions& functions_;
   cublasLtHandle_t handle_ = nullptr;

@@ -43,21 +43,13 @@ class CudaRope final : public Rope {
   Tensor sin;
 };
 
-DType dtype_of_kind(ActivationKind kind) {
-  switch (kind) {
-    case ActivationKind::F32: return DType::F32;
-    case ActivationKind::F16: return DType::F16;
-    default: break;
-  }
-  throw Error(ErrorCode::Unsupported, "cuda: activations are f32 or f16");
-}
-
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
       : pool_(options.num_threads),
         stream_(make_stream()),
-        format_(options.precision == Precision::Exact ? ActivationKind::F32 : ActivationKind::F16) {}
+        format_(options.precision == Precision::Exact ? ActivationKind::F32 : ActivationKind::F16),
+        fp8_activations_(options.fp8_activations) {}
 
   std::string_view name() const override { return "cuda"; }
   Memory memory() const override { return memory_share(device_memory(), used_at_start_); }
@@ -66,7 +58,13 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec) override {
     if (spec.tied_to != nullptr) share_table(*static_cast<const CudaEmbedding*>(spec.tied_to), parts.front());
-    return make_cuda_linear(parts, format_, spec, cublas_, scratch_, stream_.get());
+    return make_cuda_linear(parts, spec,
+                            {.format = format_,
+                             .fp8_activations = fp8_activations_,
+                             .cublas = cublas_,
+                             .fp8 = fp8_,
+                             .scratch = scratch_,
+                             .stream = stream_.get()});
   }
   void quantize_to_fp8(std::vector<weights::LinearPart>& parts, weights::Fp8Granularity granularity) override {
     quantize_parts_to_fp8(parts, granularity, stream_.get());
@@ -83,7 +81,9 @@ class CudaBackend final : public Backend {
     return std::make_unique<CudaKvCache>(std::move(layers), num_blocks, block_size);
   }
   Activation make_activation(std::int64_t capacity, std::int64_t width, const ActivationFormat& format) override {
-    const DType dtype = dtype_of_kind(format.kind);
+    nibble::check(format.kind == ActivationKind::F32 || format.kind == ActivationKind::F16,
+                  "cuda: activations are f32 or f16");
+    const DType dtype = values_dtype(format.kind);
     Activation activation;
     activation.format = format;
     activation.values =
@@ -152,7 +152,7 @@ class CudaBackend final : public Backend {
  private:
   /// A tied lm_head's weights are the embedding's table where both have the dtype that products want.
   void share_table(const CudaEmbedding& embedding, weights::LinearPart& part) const {
-    if (embedding.table.dtype() == dtype_of_kind(format_))
+    if (embedding.table.dtype() == values_dtype(format_))
       part.weights = weights::DenseWeights{Tensor::borrow(embedding.table)};
   }
 
@@ -164,7 +164,9 @@ class CudaBackend final : public Backend {
   std::int64_t used_at_start_ = device_memory().used_bytes;
   Stream stream_;
   ActivationKind format_;
+  Fp8Activations fp8_activations_;
   CublasLt cublas_;
+  Fp8Matmul fp8_{cublas_};
   Scratch scratch_;  // of the linears
   StepInputs inputs_;
 };
@@ -172,9 +174,6 @@ class CudaBackend final : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options) {
-  if (options.fp8_activations == Fp8Activations::Rounded) {
-    throw Error(ErrorCode::Unsupported, "--activations fp8: inputs of FP8 weights stay float on CUDA so far");
-  }
   return std::make_unique<CudaBackend>(options);
 }
 

@@ -1,6 +1,8 @@
 #include "backend/cuda/cuda_linear.h"
 
 #include <algorithm>
+#include <atomic>
+#include <optional>
 #include <span>
 #include <utility>
 #include <variant>
@@ -8,16 +10,24 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/device_part.h"
 #include "backend/cuda/rows.h"
+#include "backend/host_ops.h"
 #include "core/error.h"
+#include "core/log.h"
 
 namespace nibble::backend::cuda {
 namespace {
 
-DType dtype_of_kind(ActivationKind kind) {
-  return kind == ActivationKind::F32 ? DType::F32 : DType::F16;
-}
+/// A part on the device and, where its inputs may be rounded to FP8, how.
+struct Part {
+  std::unique_ptr<DevicePart> weights;
+  std::optional<Fp8Operand> fp8;
+  ActivationFormat rounding;
+  std::int64_t min_rounded_tokens = 0;
 
-/// The first of `parts` and those behind it that become one with it.
+  bool rounds(std::int64_t num_tokens) const { return fp8 && num_tokens >= min_rounded_tokens; }
+};
+
+/// The first of `parts` and those behind it that become one with it: fewer and larger products.
 template <class Weights>
 std::vector<const Weights*> joinable(std::span<const weights::LinearPart> parts) {
   std::vector<const Weights*> joined{&std::get<Weights>(parts.front().weights)};
@@ -29,23 +39,60 @@ std::vector<const Weights*> joinable(std::span<const weights::LinearPart> parts)
   return joined;
 }
 
+/// What GPUs round the inputs of these to.
+ActivationFormat rounding_of(std::span<const weights::Fp8Weights* const> parts) {
+  ActivationFormat format = fp8_input_format(*parts.front());
+  for (const auto* part : parts) format.static_scale = std::max(format.static_scale, part->input_scale);
+  return format;
+}
+
+void log_fp8_dequantized() {
+  static std::atomic_flag logged;
+  if (logged.test_and_set()) return;
+  log::info(
+      "this GPU has no FP8 products with scales per output and token (Hopper has): FP8 weights are dequantized to "
+      "f16 where a step has many tokens");
+}
+
+/// Lets the inputs of `part` be rounded where the options want it. Errors: Unsupported where they must be and the GPU
+/// cannot.
+void allow_rounding(Part& part, const ActivationFormat& rounding, const LinearContext& context) {
+  const bool is_auto = context.fp8_activations == Fp8Activations::Auto;
+  if (context.fp8_activations == Fp8Activations::Float) return;
+  if (is_auto && context.format == ActivationKind::F32) return;  // Precision::Exact
+  if (!context.fp8.is_supported()) {
+    if (is_auto) return log_fp8_dequantized();
+    throw Error(ErrorCode::Unsupported,
+                "--activations fp8: this GPU has no FP8 products with scales per output and token (Hopper has): leave "
+                "the flag out, or use --device cpu");
+  }
+  part.fp8 = part.weights->fp8_operand();
+  part.rounding = rounding;
+  part.min_rounded_tokens = is_auto ? part.weights->max_streamed_tokens() + 1 : 1;
+}
+
 /// The first of `parts` on the device, with those behind it that join it; drops them from `parts`.
-std::unique_ptr<DevicePart> take_part(std::span<const weights::LinearPart>& parts, ActivationKind format,
-                                      cudaStream_t stream) {
+Part take_part(std::span<const weights::LinearPart>& parts, const LinearContext& context) {
+  Part part{};
+  std::size_t count = 0;
+  const auto take = [&](const auto& joined, auto make) {
+    part.weights = make(joined, context.format, context.stream);
+    count = joined.size();
+  };
   const weights::LinearWeights& first = parts.front().weights;
   if (std::holds_alternative<weights::GroupedIntWeights>(first)) {
-    const auto joined = joinable<weights::GroupedIntWeights>(parts);
-    parts = parts.subspan(joined.size());
-    return make_int_part(joined, format, stream);
+    take(joinable<weights::GroupedIntWeights>(parts), make_int_part);
+  } else if (std::holds_alternative<weights::CodebookWeights>(first)) {
+    take(joinable<weights::CodebookWeights>(parts), make_codebook_part);
+  } else if (std::holds_alternative<weights::Fp8Weights>(first)) {
+    const auto joined = joinable<weights::Fp8Weights>(parts);
+    take(joined, make_fp8_part);
+    allow_rounding(part, rounding_of(joined), context);
+  } else {
+    take(joinable<weights::DenseWeights>(parts), make_dense_part);
   }
-  if (std::holds_alternative<weights::CodebookWeights>(first)) {
-    const auto joined = joinable<weights::CodebookWeights>(parts);
-    parts = parts.subspan(joined.size());
-    return make_codebook_part(joined, format, stream);
-  }
-  parts = parts.subspan(1);
-  if (const auto* fp8 = std::get_if<weights::Fp8Weights>(&first)) return make_fp8_part(*fp8, format, stream);
-  return make_dense_part(std::get<weights::DenseWeights>(first), format, stream);
+  parts = parts.subspan(count);
+  return part;
 }
 
 /// The parts' biases in order, zero where a part has none; empty where none has one.
@@ -62,21 +109,20 @@ Tensor join_biases(const std::vector<weights::LinearPart>& parts, std::int64_t o
 
 class CudaLinear final : public Linear {
  public:
-  CudaLinear(const std::vector<weights::LinearPart>& parts, ActivationKind format, CublasLt& cublas, Scratch& scratch,
-             cudaStream_t stream)
-      : cublas_(cublas), scratch_(scratch), stream_(stream) {
+  CudaLinear(const std::vector<weights::LinearPart>& parts, const LinearContext& context) : context_(context) {
     in_features_ = weights::in_features(parts.front().weights);
-    input_format_ = {.kind = format};
+    input_format_ = {.kind = context.format};
     for (const weights::LinearPart& part : parts) {
       nibble::check(weights::in_features(part.weights) == in_features_, "parts of a fused linear share their input");
     }
     for (std::span<const weights::LinearPart> rest = parts; !rest.empty();) {
-      parts_.push_back(take_part(rest, format, stream));
-      out_features_ += parts_.back()->out_features();
-      size_bytes_ += parts_.back()->size_bytes();
-      scratch.reserve(parts_.back()->scratch_bytes(format));
+      parts_.push_back(take_part(rest, context));
+      const DevicePart& weights = *parts_.back().weights;
+      out_features_ += weights.out_features();
+      size_bytes_ += weights.size_bytes();
+      context.scratch.reserve(weights.scratch_bytes(context.format));
     }
-    bias_ = join_biases(parts, out_features_, stream);
+    bias_ = join_biases(parts, out_features_, context.stream);
     size_bytes_ += static_cast<std::int64_t>(bias_.size_bytes());
   }
 
@@ -86,83 +132,58 @@ class CudaLinear final : public Linear {
                   "cuda linear: x [num_tokens, in] in the linear's format, y [num_tokens, out]");
     y.num_tokens = x.num_tokens;
     if (x.num_tokens == 0) return;
+    reserve(y.capacity());
     std::int64_t first_col = 0;
-    for (const auto& part : parts_) {
-      multiply(*part, x, y, first_col);
-      first_col += part->out_features();
+    for (const Part& part : parts_) {
+      multiply(part, x, y, first_col);
+      first_col += part.weights->out_features();
     }
-    if (!bias_.is_empty()) add_bias(bias_, y, stream_);
+    if (!bias_.is_empty()) add_bias(bias_, y, context_.stream);
   }
 
  private:
-  void multiply(const DevicePart& part, const Activation& x, Activation& y, std::int64_t first_col) const {
-    auto* columns = static_cast<std::byte*>(y.values.mutable_view().data()) +
-                    static_cast<std::size_t>(first_col) * nibble::size_bytes(y.values.dtype());
-    if (x.num_tokens <= part.max_streamed_tokens()) {
-      part.multiply(x, {columns, out_features_, y.format.kind}, scratch_.data(), stream_);
-      return;
+  /// For the largest step at the first one, so that no later step allocates.
+  void reserve(std::int64_t max_tokens) const {
+    if (max_tokens <= reserved_tokens_) return;
+    for (const Part& part : parts_) {
+      if (part.rounds(max_tokens)) context_.fp8.reserve(*part.fp8, max_tokens);
     }
-    const void* weights = part.dense(x.format.kind, scratch_.data(), stream_);
-    cublas_.multiply({.m = x.num_tokens,
-                      .n = part.out_features(),
-                      .k = in_features_,
-                      .y_stride = out_features_,
-                      .input = dtype_of_kind(x.format.kind),
-                      .output = y.values.dtype()},
-                     x.values.view().data(), weights, columns, stream_);
+    reserved_tokens_ = max_tokens;
   }
 
-  std::vector<std::unique_ptr<DevicePart>> parts_;
-  Tensor bias_;  // f32 [out] on the device, or empty
-  CublasLt& cublas_;
-  Scratch& scratch_;
-  cudaStream_t stream_;
+  void multiply(const Part& part, const Activation& x, Activation& y, std::int64_t first_col) const {
+    const OutputColumns columns{.data = static_cast<std::byte*>(y.values.mutable_view().data()) +
+                                        static_cast<std::size_t>(first_col) * nibble::size_bytes(y.values.dtype()),
+                                .stride = out_features_,
+                                .kind = y.format.kind};
+    if (part.rounds(x.num_tokens)) {
+      return context_.fp8.multiply(*part.fp8, x, part.rounding, columns, y.capacity(), context_.stream);
+    }
+    if (x.num_tokens <= part.weights->max_streamed_tokens()) {
+      return part.weights->multiply(x, columns, context_.scratch.data(), context_.stream);
+    }
+    const void* weights = part.weights->dense(x.format.kind, context_.scratch.data(), context_.stream);
+    context_.cublas.multiply({.m = x.num_tokens,
+                              .n = part.weights->out_features(),
+                              .k = in_features_,
+                              .y_stride = out_features_,
+                              .input = values_dtype(x.format.kind),
+                              .output = y.values.dtype()},
+                             x.values.view().data(), weights, columns.data, context_.stream);
+  }
+
+  LinearContext context_;
+  std::vector<Part> parts_;
+  Tensor bias_;                               // f32 [out] on the device, or empty
+  mutable std::int64_t reserved_tokens_ = 0;  // one step at a time runs
 };
-
-/// Float parts as one: fewer and larger products.
-std::vector<weights::LinearPart> join_dense(const std::vector<weights::LinearPart>& parts) {
-  std::int64_t out_features = 0;
-  for (const weights::LinearPart& part : parts) out_features += weights::out_features(part.weights);
-  const Tensor& first = std::get<weights::DenseWeights>(parts.front().weights).weight;
-  Tensor joined = Tensor::empty(first.dtype(), {out_features, first.shape()[1]});
-  Tensor bias = Tensor::zeros(DType::F32, {out_features});
-  bool has_bias = false;
-  std::int64_t row = 0;
-  for (const weights::LinearPart& part : parts) {
-    const Tensor& weight = std::get<weights::DenseWeights>(part.weights).weight;
-    convert(weight, joined.mutable_view().rows(row, weight.shape()[0]));
-    if (!part.bias.is_empty()) std::ranges::copy(part.bias.span<float>(), bias.span<float>().begin() + row);
-    has_bias = has_bias || !part.bias.is_empty();
-    row += weight.shape()[0];
-  }
-  std::vector<weights::LinearPart> one;
-  one.push_back({weights::DenseWeights{std::move(joined)}, has_bias ? std::move(bias) : Tensor()});
-  return one;
-}
-
-bool can_join(const std::vector<weights::LinearPart>& parts) {
-  if (parts.size() < 2) return false;
-  const auto* first = std::get_if<weights::DenseWeights>(&parts.front().weights);
-  return first != nullptr && std::ranges::all_of(parts, [&](const weights::LinearPart& part) {
-           const auto* dense = std::get_if<weights::DenseWeights>(&part.weights);
-           return dense != nullptr && dense->weight.dtype() == first->weight.dtype();
-         });
-}
 
 }  // namespace
 
-void Scratch::reserve(std::size_t size_bytes) {
-  if (buffer_.size_bytes() >= size_bytes) return;
-  buffer_ = {};  // first: both may not fit
-  buffer_ = device_buffer(size_bytes);
-}
-
-std::unique_ptr<Linear> make_cuda_linear(const std::vector<weights::LinearPart>& parts, ActivationKind format,
-                                         const LinearSpec& spec, CublasLt& cublas, Scratch& scratch,
-                                         cudaStream_t stream) {
+std::unique_ptr<Linear> make_cuda_linear(const std::vector<weights::LinearPart>& parts, const LinearSpec& spec,
+                                         const LinearContext& context) {
   try {
-    if (can_join(parts)) return std::make_unique<CudaLinear>(join_dense(parts), format, cublas, scratch, stream);
-    return std::make_unique<CudaLinear>(parts, format, cublas, scratch, stream);
+    return std::make_unique<CudaLinear>(parts, context);
   } catch (const Error& error) {
     throw error.in(spec.name);
   }

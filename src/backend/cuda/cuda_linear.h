@@ -7,24 +7,25 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/cublas_lt.h"
+#include "backend/cuda/fp8_matmul.h"
+#include "backend/cuda/scratch.h"
 
 namespace nibble::backend::cuda {
 
-/// Device memory that linears of a backend share, one product after the other; as large as any of them needs.
-class Scratch {
- public:
-  void reserve(std::size_t size_bytes);
-  void* data() { return buffer_.data(); }
-
- private:
-  Buffer buffer_;
+/// What the linears of a backend share; all of it outlives them.
+struct LinearContext {
+  ActivationKind format = ActivationKind::F16;  // of inputs: F16 or F32
+  Fp8Activations fp8_activations = Fp8Activations::Auto;
+  CublasLt& cublas;
+  Fp8Matmul& fp8;
+  Scratch& scratch;  // of dequantized weights
+  cudaStream_t stream = nullptr;
 };
 
-/// A linear of any canonical parts for inputs in `format` (F16 or F32). Few tokens go through kernels that read the
-/// parts' weights once, more through cuBLASLt, for which quantized parts are dequantized into scratch. `cublas`,
-/// `scratch` and `stream` outlive the linear. Errors: Unsupported and OutOfMemory, naming the linear.
-std::unique_ptr<Linear> make_cuda_linear(const std::vector<weights::LinearPart>& parts, ActivationKind format,
-                                         const LinearSpec& spec, CublasLt& cublas, Scratch& scratch,
-                                         cudaStream_t stream);
+/// A linear of any canonical parts. Few tokens go through kernels that read the parts' weights once. More go through
+/// cuBLASLt: FP8 parts with inputs rounded to E4M3 (docs/decisions/0017), other quantized parts dequantized into
+/// scratch. Errors: Unsupported and OutOfMemory, naming the linear.
+std::unique_ptr<Linear> make_cuda_linear(const std::vector<weights::LinearPart>& parts, const LinearSpec& spec,
+                                         const LinearContext& context);
 
 }  // namespace nibble::backend::cuda

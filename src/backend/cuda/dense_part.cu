@@ -1,7 +1,9 @@
 #include <cmath>
+#include <span>
 #include <utility>
+#include <vector>
 
-#include "backend/cuda/device.h"
+#include "backend/cuda/joined_rows.h"
 #include "backend/cuda/streamed_part.cuh"
 
 namespace nibble::backend::cuda {
@@ -28,25 +30,36 @@ class DensePart final : public StreamedPart<DenseCodec> {
   Tensor weight_;  // [out, in]
 };
 
+/// The weight itself where it has the dtype. Errors: Unsupported where f16 cannot hold one.
+Tensor convert_checked(const Tensor& weight, DType dtype) {
+  if (weight.dtype() == dtype) return Tensor::borrow(weight);
+  Tensor converted = to_dtype(weight, dtype);
+  if (dtype != DType::F16) return converted;
+  for (const Half value : converted.span<Half>()) {
+    if (std::isfinite(to_float(value))) continue;
+    throw Error(ErrorCode::Unsupported,
+                "holds weights beyond f16's range (65504), and CUDA runs f16 so far: use --device cpu");
+  }
+  return converted;
+}
+
 }  // namespace
 
-std::unique_ptr<DevicePart> make_dense_part(const weights::DenseWeights& weights, ActivationKind kind,
+std::unique_ptr<DevicePart> make_dense_part(std::span<const weights::DenseWeights* const> parts, ActivationKind kind,
                                             cudaStream_t stream) {
   const DType dtype = kind == ActivationKind::F32 ? DType::F32 : DType::F16;
-  if (weights.weight.device().kind == DeviceKind::Cuda && !weights.weight.owns()) {
-    nibble::check(weights.weight.dtype() == dtype, "dense weights on the device have the dtype of the inputs");
-    return std::make_unique<DensePart>(Tensor::borrow(weights.weight));
+  const Tensor& first = parts.front()->weight;
+  if (first.device().kind == DeviceKind::Cuda && !first.owns()) {
+    nibble::check(first.dtype() == dtype, "dense weights on the device have the dtype of the inputs");
+    return std::make_unique<DensePart>(Tensor::borrow(first));
   }
-  if (weights.weight.dtype() == dtype) return std::make_unique<DensePart>(to_device(weights.weight, stream));
-  const Tensor converted = to_dtype(weights.weight, dtype);
-  if (dtype == DType::F16) {
-    for (const Half value : converted.span<Half>()) {
-      if (std::isfinite(to_float(value))) continue;
-      throw Error(ErrorCode::Unsupported,
-                  "holds weights beyond f16's range (65504), and CUDA runs f16 so far: use --device cpu");
-    }
-  }
-  return std::make_unique<DensePart>(to_device(converted, stream));
+  std::vector<Tensor> converted;
+  for (const auto* part : parts) converted.push_back(convert_checked(part->weight, dtype));
+  return std::make_unique<DensePart>(join_rows(std::vector<TensorView>(converted.begin(), converted.end()), stream));
+}
+
+bool can_join(const weights::DenseWeights& a, const weights::DenseWeights& b) {
+  return a.weight.device().kind == DeviceKind::Host && b.weight.device().kind == DeviceKind::Host;
 }
 
 }  // namespace nibble::backend::cuda

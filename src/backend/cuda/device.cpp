@@ -81,6 +81,18 @@ Tensor to_host(TensorView device, cudaStream_t stream) {
   return host;
 }
 
+bool can_overlap_launches() {
+  // Asked once: a process runs on one kind of GPU.
+  static const bool can = [] {
+    int device = 0;
+    int major = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major >= 9;
+  }();
+  return can;
+}
+
 Stream make_stream() {
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));

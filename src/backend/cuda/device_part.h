@@ -18,11 +18,17 @@ struct OutputColumns {
   ActivationKind kind = ActivationKind::F16;
 };
 
+/// Rows of FP8 weights are padded to whole fours: 16 bytes of sums.
+inline constexpr std::int64_t kFp8RowMultiple = 4;
+
 /// FP8 weights in the layout of cuBLASLt, for products with 8-bit inputs.
 ///
-/// codes  e4m3 [out_features, row_bytes]: plain rows, zeros beyond in_features; row_bytes is a multiple of 16
-/// scale  f32 [out_features]; with blocks [ceil(out_features / 128), scale_stride], scale_stride a multiple of 4
+/// codes  e4m3 [out_features in whole fours, row_bytes]: plain rows, zeros beyond in_features and out_features;
+///        row_bytes is a multiple of 16
+/// scale  f32 [out_features in whole fours]; with blocks [ceil(out_features / 128), scale_stride], scale_stride a
+///        multiple of 4
 struct Fp8Operand {
+  std::int64_t out_features = 0;
   const void* codes = nullptr;
   std::int64_t row_bytes = 0;
   const float* scale = nullptr;
@@ -56,11 +62,12 @@ class DevicePart {
   std::int64_t size_bytes_ = 0;
 };
 
-/// Float weights in the dtype of `kind`; a table on the device that `weights` borrows is borrowed. Errors: Unsupported
-/// where one lies beyond f16's range; OutOfMemory.
-std::unique_ptr<DevicePart> make_dense_part(const weights::DenseWeights& weights, ActivationKind kind,
+/// Float weights in the dtype of `kind`: `parts` that can_join become one. A table on the device that a part borrows is
+/// borrowed. Errors: Unsupported where a weight lies beyond f16's range; OutOfMemory.
+std::unique_ptr<DevicePart> make_dense_part(std::span<const weights::DenseWeights* const> parts, ActivationKind kind,
                                             cudaStream_t stream);
-/// Integers of 2, 3, 4 and 8 bits, with or without g_idx: `parts` that can_join become one. Errors: OutOfMemory.
+bool can_join(const weights::DenseWeights& a, const weights::DenseWeights& b);
+/// Integers of 2, 3, 4 and 8 bits, with or without g_idx. Errors: OutOfMemory.
 /// Here and below: for products with inputs of `kind`.
 std::unique_ptr<DevicePart> make_int_part(std::span<const weights::GroupedIntWeights* const> parts, ActivationKind kind,
                                           cudaStream_t stream);
@@ -69,6 +76,9 @@ bool can_join(const weights::GroupedIntWeights& a, const weights::GroupedIntWeig
 std::unique_ptr<DevicePart> make_codebook_part(std::span<const weights::CodebookWeights* const> parts,
                                                ActivationKind kind, cudaStream_t stream);
 bool can_join(const weights::CodebookWeights& a, const weights::CodebookWeights& b);
-std::unique_ptr<DevicePart> make_fp8_part(const weights::Fp8Weights& weights, ActivationKind kind, cudaStream_t stream);
+std::unique_ptr<DevicePart> make_fp8_part(std::span<const weights::Fp8Weights* const> parts, ActivationKind kind,
+                                          cudaStream_t stream);
+/// Their inputs are rounded alike, with the largest static scale.
+bool can_join(const weights::Fp8Weights& a, const weights::Fp8Weights& b);
 
 }  // namespace nibble::backend::cuda

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "backend/cuda/dense_kernels.cuh"
 #include "backend/cuda/device.h"
-#include "backend/cuda/quantized_parts.h"
+#include "backend/cuda/joined_rows.h"
 #include "backend/cuda/streamed_part.cuh"
 #include "weights/fp8.h"
 
@@ -12,20 +14,63 @@ namespace {
 
 // Columns of block scales: cuBLASLt wants whole fours.
 constexpr std::int64_t kScaleColumns = 4;
+// Rows of codes begin where the streaming kernels' copies may.
+constexpr std::int64_t kRowBytes = 32;
 
-/// A scale an output row, or a row of `stride` scales a row of blocks.
-Tensor expand_scale(const weights::Fp8Weights& weights, std::int64_t stride) {
-  if (weights.block_size == 0) {
-    if (weights.scale.num_elements() > 1) return Tensor::copy_of(weights.scale);
-    Tensor rows = Tensor::empty(DType::F32, {weights.weight.shape()[0]});
-    std::ranges::fill(rows.span<float>(), weights.scale.span<float>()[0]);
-    return rows;
+std::int64_t round_up(std::int64_t value, std::int64_t to) {
+  return (value + to - 1) / to * to;
+}
+
+using Fp8Parts = std::span<const weights::Fp8Weights* const>;
+
+std::int64_t num_rows(Fp8Parts parts) {
+  std::int64_t rows = 0;
+  for (const auto* part : parts) rows += part->weight.shape()[0];
+  return rows;
+}
+
+Tensor join_codes(Fp8Parts parts, cudaStream_t stream) {
+  std::vector<TensorView> codes;
+  for (const auto* part : parts) codes.emplace_back(part->weight);
+  const std::int64_t row_bytes = round_up(codes.front().shape()[1], kRowBytes);
+  return join_padded_rows(codes, {.row_bytes = row_bytes, .row_multiple = kFp8RowMultiple}, stream);
+}
+
+/// A scale an output row, zeros up to `rows`.
+Tensor join_row_scales(Fp8Parts parts, std::int64_t rows) {
+  Tensor joined = Tensor::zeros(DType::F32, {rows});
+  auto next = joined.span<float>().begin();
+  for (const auto* part : parts) {
+    const auto scales = part->scale.span<float>();
+    if (scales.size() == 1) {
+      next = std::fill_n(next, part->weight.shape()[0], scales[0]);
+    } else {
+      next = std::ranges::copy(scales, next).out;
+    }
   }
-  Tensor blocks = Tensor::zeros(DType::F32, {weights.scale.shape()[0], stride});
-  for (std::int64_t r = 0; r < blocks.shape()[0]; ++r) {
-    std::ranges::copy(weights.scale.matrix<float>().row_span(r), blocks.matrix<float>().row(r));
+  return joined;
+}
+
+/// A row of `stride` scales a row of blocks.
+Tensor join_block_scales(Fp8Parts parts, std::int64_t stride) {
+  std::int64_t rows = 0;
+  for (const auto* part : parts) rows += part->scale.shape()[0];
+  Tensor joined = Tensor::zeros(DType::F32, {rows, stride});
+  std::int64_t row = 0;
+  for (const auto* part : parts) {
+    for (std::int64_t r = 0; r < part->scale.shape()[0]; ++r) {
+      std::ranges::copy(part->scale.matrix<float>().row_span(r), joined.matrix<float>().row(row++));
+    }
   }
-  return blocks;
+  return joined;
+}
+
+/// All parts have one scale, and the same.
+bool share_a_scale(Fp8Parts parts) {
+  const float first = parts.front()->scale.span<float>()[0];
+  return std::ranges::all_of(parts, [&](const auto* part) {
+    return part->scale.num_elements() == 1 && part->scale.template span<float>()[0] == first;
+  });
 }
 
 /// to[row, col] = codes[row, col] * scale, a thread eight columns.
@@ -58,17 +103,15 @@ __global__ void dense_fp8_kernel(const Fp8Codec<kBlockScales> codec, int in_feat
 template <bool kBlockScales>
 class Fp8Part final : public StreamedPart<Fp8Codec<kBlockScales>> {
  public:
-  Fp8Part(const weights::Fp8Weights& weights, ActivationKind kind, cudaStream_t stream)
-      : codes_(upload_codes({weights.weight.view().data(), DType::U8, weights.weight.shape(), weights.weight.device()},
-                            weights.weight.shape()[1], 8, stream)),
-        is_per_tensor_(weights.scale.num_elements() == 1) {
-    if (kBlockScales) {
-      scale_stride_ = (weights.scale.shape()[1] + kScaleColumns - 1) / kScaleColumns * kScaleColumns;
-    }
-    scale_ = to_device(expand_scale(weights, scale_stride_), stream);
+  Fp8Part(Fp8Parts parts, ActivationKind kind, cudaStream_t stream)
+      : codes_(join_codes(parts, stream)), is_per_tensor_(share_a_scale(parts)) {
+    const weights::Fp8Weights& first = *parts.front();
+    if (kBlockScales) scale_stride_ = round_up(first.scale.shape()[1], kScaleColumns);
+    scale_ = to_device(
+        kBlockScales ? join_block_scales(parts, scale_stride_) : join_row_scales(parts, codes_.shape()[0]), stream);
     this->is_streamed_ = kind == ActivationKind::F16;
-    this->out_features_ = weights.weight.shape()[0];
-    this->in_features_ = weights.weight.shape()[1];
+    this->out_features_ = num_rows(parts);
+    this->in_features_ = first.weight.shape()[1];
     this->num_blocks_ = plan_columns(this->in_features_).num_blocks;
     this->size_bytes_ = static_cast<std::int64_t>(codes_.size_bytes() + scale_.size_bytes());
     this->codec_ = {.codes = data_of<std::byte>(codes_),
@@ -88,7 +131,8 @@ class Fp8Part final : public StreamedPart<Fp8Codec<kBlockScales>> {
   }
 
   std::optional<Fp8Operand> fp8_operand() const override {
-    return Fp8Operand{.codes = codes_.view().data(),
+    return Fp8Operand{.out_features = this->out_features_,
+                      .codes = codes_.view().data(),
                       .row_bytes = codes_.shape()[1],
                       .scale = data_of<float>(scale_),
                       .scale_stride = scale_stride_,
@@ -105,7 +149,7 @@ class Fp8Part final : public StreamedPart<Fp8Codec<kBlockScales>> {
     check(cudaGetLastError());
   }
 
-  Tensor codes_;  // e4m3 [out, padded in]
+  Tensor codes_;  // e4m3 [padded out, padded in]
   Tensor scale_;
   std::int64_t scale_stride_ = 0;
   bool is_per_tensor_ = false;
@@ -113,11 +157,20 @@ class Fp8Part final : public StreamedPart<Fp8Codec<kBlockScales>> {
 
 }  // namespace
 
-std::unique_ptr<DevicePart> make_fp8_part(const weights::Fp8Weights& weights, ActivationKind kind,
+std::unique_ptr<DevicePart> make_fp8_part(std::span<const weights::Fp8Weights* const> parts, ActivationKind kind,
                                           cudaStream_t stream) {
-  nibble::check(weights.block_size == 0 || weights.block_size == weights::kFp8BlockSize, "fp8 blocks are of 128");
-  if (weights.block_size > 0) return std::make_unique<Fp8Part<true>>(weights, kind, stream);
-  return std::make_unique<Fp8Part<false>>(weights, kind, stream);
+  const std::int64_t block_size = parts.front()->block_size;
+  nibble::check(block_size == 0 || block_size == weights::kFp8BlockSize, "fp8 blocks are of 128");
+  if (block_size > 0) return std::make_unique<Fp8Part<true>>(parts, kind, stream);
+  return std::make_unique<Fp8Part<false>>(parts, kind, stream);
+}
+
+bool can_join(const weights::Fp8Weights& a, const weights::Fp8Weights& b) {
+  const auto ends_with_a_block = [](const weights::Fp8Weights& w) {
+    return w.block_size == 0 || w.weight.shape()[0] % w.block_size == 0;
+  };
+  return a.block_size == b.block_size && (a.input_scale > 0) == (b.input_scale > 0) && ends_with_a_block(a) &&
+         ends_with_a_block(b);
 }
 
 }  // namespace nibble::backend::cuda

@@ -27,6 +27,9 @@ using Stream = std::unique_ptr<CUstream_st, Destroy<cudaStreamDestroy>>;
 
 using Event = std::unique_ptr<CUevent_st, Destroy<cudaEventDestroy>>;
 
+/// Whether the current device starts a kernel before the one before it has ended (launch.cuh).
+bool can_overlap_launches();
+
 /// A stream of the current device that does not wait for the default stream.
 Stream make_stream();
 /// An event that takes no time stamps; as if recorded already.

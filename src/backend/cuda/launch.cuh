@@ -45,6 +45,7 @@ struct LaunchSize {
   int blocks = 1;
   int threads = 1;  // of a block
   int shared_bytes = 0;
+  int blocks_y = 1;
 };
 
 /// Enqueues a kernel that calls wait_for_earlier_kernels().
@@ -55,12 +56,12 @@ void launch_dependent(void (*kernel)(Parameters...), const LaunchSize& size, cud
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(size.blocks));
+  config.gridDim = dim3(static_cast<unsigned>(size.blocks), static_cast<unsigned>(size.blocks_y));
   config.blockDim = dim3(static_cast<unsigned>(size.threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(size.shared_bytes);
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.numAttrs = can_overlap_launches() ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

@@ -84,7 +84,8 @@ class CudaLinear : public testing::TestWithParam<Precision> {};
 
 TEST_P(CudaLinear, MultipliesQuantizedPartsWithinRounding) {
   if (!has_gpu()) GTEST_SKIP() << "no GPU";
-  const auto backend = cuda::make_cuda_backend({.precision = GetParam(), .num_threads = 2});
+  const auto backend =
+      cuda::make_cuda_backend({.precision = GetParam(), .fp8_activations = Fp8Activations::Float, .num_threads = 2});
   // Of the sum of magnitudes: f32 sums alone; or y, and beyond eight tokens the weights, rounded to f16.
   const double tolerance = GetParam() == Precision::Exact ? 2e-6 : 7e-4;
   for (const std::vector<WeightCase>& fused : fused_cases()) {
