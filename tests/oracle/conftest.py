@@ -46,8 +46,18 @@ def smollm2_gguf():
 
 
 @pytest.fixture(scope="session")
-def smollm2(nibble, smollm2_gguf, build_dir):
-    """The same model as a Hugging Face FP16 folder, imported once a build of nibble; read-only."""
+def device_flags():
+    """--device of $NIBBLE_TEST_DEVICE, for models that are served or asked; nothing where it is not set."""
+    device = os.environ.get("NIBBLE_TEST_DEVICE")
+    return ["--device", device] if device else []
+
+
+@pytest.fixture(scope="session")
+def smollm2(request, nibble, build_dir):
+    """The same model as a Hugging Face FP16 folder: $NIBBLE_TEST_MODEL, else imported once a build of nibble; read-only."""
+    if "NIBBLE_TEST_MODEL" in os.environ:
+        return pathlib.Path(os.environ["NIBBLE_TEST_MODEL"])
+    smollm2_gguf = request.getfixturevalue("smollm2_gguf")
     folder = build_dir / "oracle" / "smollm2"
     stamp = build_dir / "oracle" / "smollm2.stamp"
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -53,21 +53,21 @@ def test_eval_judges_by_the_threshold_and_says_so_in_its_exit_code(nibble, smoll
     assert subprocess.run(command, capture_output=True).returncode == 0  # not judged
 
 
-def test_generate_answers_a_question(nibble, quantized):
+def test_generate_answers_a_question(nibble, quantized, device_flags):
     done = subprocess.run([nibble, "generate", quantized, "--chat", "--prompt", QUESTION, "--temperature", "0",
-                           "--max-tokens", "20"], check=True, capture_output=True)
+                           "--max-tokens", "20", *device_flags], check=True, capture_output=True)
     assert "Paris" in done.stdout.decode("utf-8")
     assert b"tokens/s" in done.stderr
 
 
 @pytest.fixture()
-def server(nibble, quantized):
+def server(nibble, quantized, device_flags):
     """(process, base URL) of a ready server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen([nibble, "serve", quantized, "--host", "127.0.0.1", "--port", str(port),
-                                "--served-model-name", "small"])
+                                "--served-model-name", "small", *device_flags])
     url = f"http://127.0.0.1:{port}"
     ready = subprocess.run(["curl", "-sf", "--retry", "60", "--retry-delay", "1", "--retry-all-errors", f"{url}/health"])
     assert ready.returncode == 0

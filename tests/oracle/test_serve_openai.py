@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
+import os
 import re
 import resource
 import signal
@@ -20,6 +21,16 @@ QUESTIONS = [
     "How do bees make honey?", "What is 12 times 12?", "Tell me about the moon.", "Who wrote Hamlet?",
 ]
 NUM_CLIENTS = 32
+DEVICE = os.environ.get("NIBBLE_TEST_DEVICE")
+DEVICE_FLAGS = ["--device", DEVICE] if DEVICE else []
+# On the CPU an answer does not depend on its batch at all. On a GPU the batch decides in which order numbers are added:
+# where two tokens are nearly equal, the other one may win.
+MAX_CHANGED_BY_BATCH = 3 if DEVICE == "cuda" else 0
+
+
+def assert_alike(answers, alone):
+    changed = [pair for pair in zip(answers, alone, strict=True) if pair[0] != pair[1]]
+    assert len(changed) <= MAX_CHANGED_BY_BATCH, changed
 
 
 class Server:
@@ -27,8 +38,11 @@ class Server:
 
     def __init__(self, nibble, model, *flags, preexec=None, env=None):
         self.log = []
+        # Several servers share a GPU: none may take all of its memory.
+        limits = [] if not DEVICE or "--kv-cache-memory-bytes" in flags else ["--kv-cache-memory-bytes", "1G"]
         self.process = subprocess.Popen(
-            [nibble, "serve", model, "--host", "127.0.0.1", "--port", "0", "--served-model-name", "m", *flags],
+            [nibble, "serve", model, "--host", "127.0.0.1", "--port", "0", "--served-model-name", "m", *DEVICE_FLAGS,
+             *limits, *flags],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=preexec, env=env)
         self.port = None
         self._ready = threading.Event()
@@ -213,7 +227,7 @@ def test_32_clients_get_what_each_gets_alone_and_killed_ones_free_their_blocks(s
     with concurrent.futures.ThreadPoolExecutor(NUM_CLIENTS) as pool:
         together = list(pool.map(lambda i: stream_text(server.client(), i), range(NUM_CLIENTS)))
     alone = [stream_text(client, i) for i in range(NUM_CLIENTS)]
-    assert together == alone
+    assert_alike(together, alone)
     assert all(alone)
 
     def run(i):
@@ -228,7 +242,7 @@ def test_32_clients_get_what_each_gets_alone_and_killed_ones_free_their_blocks(s
 
     with concurrent.futures.ThreadPoolExecutor(NUM_CLIENTS) as pool:
         survivors = list(pool.map(run, range(NUM_CLIENTS)))
-    assert survivors[::2] == alone[::2]
+    assert_alike(survivors[::2], alone[::2])
     server.wait_for_gauge("num_requests_running", 0)
     server.wait_for_gauge("num_requests_waiting", 0)
     server.wait_for_gauge("kv_cache_usage_perc", 0)
@@ -310,7 +324,7 @@ def test_a_second_signal_ends_at_once(nibble, smollm2):
 
 
 def test_a_signal_during_load_ends_with_code_0(nibble, smollm2):
-    process = subprocess.Popen([nibble, "serve", smollm2, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([nibble, "serve", smollm2, "--port", "0", *DEVICE_FLAGS], stderr=subprocess.PIPE, text=True)
     process.stderr.readline()  # the first line comes while it loads
     process.terminate()
     assert process.wait(10) == 0
@@ -375,5 +389,5 @@ def test_vllms_start_line_works(nibble, smollm2):
     assert server.client().models.list().data[0].model_extra["max_model_len"] == 1000
     warning = [line for line in server.log if "no effect" in line]
     assert len(warning) == 1 and "--enforce-eager" in warning[0] and "--swap-space" in warning[0]
-    assert "--gpu-memory-utilization" in warning[0]
+    assert ("--gpu-memory-utilization" in warning[0]) == (DEVICE != "cuda")
     assert server.stop()[0] == 0
