@@ -89,6 +89,12 @@ Method fp8_method(std::string name, std::int64_t block_size, bool per_channel) {
           }};
 }
 
+Method with_rounded_inputs(Method method, std::int64_t rounded_run) {
+  method.name += "-w8a8";
+  method.rounded_run = rounded_run;
+  return method;
+}
+
 /// Sparse values of a row in rising columns: none in some rows, a quarter of all inputs in others.
 void add_sparse(weights::CodebookWeights& w, Noise& noise) {
   std::vector<std::int32_t> rows{0}, cols;
@@ -213,6 +219,9 @@ std::vector<Method> sweep_methods() {
   methods.push_back(fp8_method("fp8-tensor", 0, false));
   methods.push_back(fp8_method("fp8-channel", 0, true));
   methods.push_back(fp8_method("fp8-block", 128, false));
+  methods.push_back(with_rounded_inputs(fp8_method("fp8-tensor", 0, false), kWholeRow));
+  methods.push_back(with_rounded_inputs(fp8_method("fp8-channel", 0, true), kWholeRow));
+  methods.push_back(with_rounded_inputs(fp8_method("fp8-block", 128, false), 128));
   for (const std::int32_t bits : {3, 4}) {
     methods.push_back(codebook_method(bits, false));
     methods.push_back(codebook_method(bits, true));

@@ -48,11 +48,15 @@ class Noise {
   std::uint64_t state_ = 1;
 };
 
-/// A way of storing weights.
+inline constexpr std::int64_t kWholeRow = std::int64_t{1} << 40;
+
+/// A way of storing weights, and what becomes of the inputs.
 struct Method {
   std::string name;
   /// Multiples of this divide the inputs of what it takes.
   std::int64_t group_size = 1;
+  /// Inputs are rounded to E4M3, so many sharing a scale (W8A8); 0: they stay f16.
+  std::int64_t rounded_run = 0;
   std::function<weights::LinearWeights(std::int64_t out_features, std::int64_t in_features, Noise& noise)> make;
 };
 

@@ -56,6 +56,7 @@ class Sweep {
   Tensor tokens_;  // f16 [kMaxTokens, widest input]: rows of a narrower input follow one another in the same memory
   std::unique_ptr<Backend> fast_;
   std::unique_ptr<Backend> exact_;
+  std::unique_ptr<Backend> rounding_;                                     // inputs of FP8 weights to E4M3
   std::map<std::pair<ActivationKind, std::int64_t>, Activation> inputs_;  // by format and in_features
 };
 
