@@ -1,4 +1,5 @@
-# Every library comes from Debian packages (scripts/install-deps); nothing is fetched here.
+# Every library comes from Debian packages (scripts/install-deps), headers of the CUDA backend from
+# scripts/fetch-cuda-headers; nothing is fetched here.
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(Boost 1.81 REQUIRED)
@@ -30,4 +31,10 @@ if(NIBBLE_CUDA)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)  # nvcc has it, CMake 3.25 does not know
   endif()
   find_package(CUDAToolkit 13 REQUIRED)
+  find_path(NIBBLE_CUDA_HEADERS flashinfer/data/include/flashinfer/attention/prefill.cuh NO_CACHE NO_DEFAULT_PATH
+            PATHS "$ENV{NIBBLE_CUDA_HEADERS}" "$ENV{XDG_CACHE_HOME}/nibble/cuda-headers"
+                  "$ENV{HOME}/.cache/nibble/cuda-headers")
+  if(NOT NIBBLE_CUDA_HEADERS)
+    message(FATAL_ERROR "FlashInfer's headers are missing: run scripts/fetch-cuda-headers")
+  endif()
 endif()

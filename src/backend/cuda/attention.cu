@@ -6,7 +6,6 @@
 namespace nibble::backend::cuda {
 namespace {
 
-constexpr int kRopeThreads = 128;
 constexpr int kWarps = 8;  // of one query head: each takes every eighth position
 constexpr int kMaxPerLane = kMaxHeadDim / kWarpSize;
 
@@ -19,46 +18,6 @@ struct Heads {
   __host__ __device__ std::int64_t kv_width() const { return std::int64_t{num_kv_heads} * head_dim; }
   __host__ __device__ std::int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
 };
-
-/// stored = cast(value * inverse scale)
-template <class Kv>
-__device__ Kv store_cast(float value, float inverse_scale) {
-  if constexpr (std::is_same_v<Kv, __nv_fp8_e4m3>) return Kv(value * inverse_scale);
-  return static_cast<Kv>(value);
-}
-
-/// One block a token.
-template <class T, class Kv>
-__global__ void rope_kv_write_kernel(T* qkv, Heads heads, const float* cos, const float* sin, Kv* keys, Kv* values,
-                                     float inverse_k_scale, float inverse_v_scale, DeviceBatch batch) {
-  const std::int64_t token = blockIdx.x;
-  const int half = heads.head_dim / 2;
-  T* q = qkv + token * heads.qkv_width();
-  Kv* key = keys + batch.slot_mapping[token] * heads.kv_width();
-  Kv* value = values + batch.slot_mapping[token] * heads.kv_width();
-  const float* cos_row = cos + std::int64_t{batch.positions[token]} * half;
-  const float* sin_row = sin + std::int64_t{batch.positions[token]} * half;
-  const int num_pairs = (heads.num_heads + heads.num_kv_heads) * half;  // k follows q
-  for (int pair = threadIdx.x; pair < num_pairs; pair += kRopeThreads) {
-    const int head = pair / half;
-    const int j = pair % half;
-    T* x = q + std::int64_t{head} * heads.head_dim;
-    const float a = static_cast<float>(x[j]);
-    const float b = static_cast<float>(x[j + half]);
-    const float rotated_a = a * cos_row[j] - b * sin_row[j];
-    const float rotated_b = b * cos_row[j] + a * sin_row[j];
-    x[j] = static_cast<T>(rotated_a);
-    x[j + half] = static_cast<T>(rotated_b);
-    if (head < heads.num_heads) continue;
-    Kv* to = key + std::int64_t{head - heads.num_heads} * heads.head_dim;
-    to[j] = store_cast<Kv>(rotated_a, inverse_k_scale);
-    to[j + half] = store_cast<Kv>(rotated_b, inverse_k_scale);
-  }
-  const T* v = q + heads.q_width() + heads.kv_width();
-  for (std::int64_t i = threadIdx.x; i < heads.kv_width(); i += kRopeThreads) {
-    value[i] = store_cast<Kv>(static_cast<float>(v[i]), inverse_v_scale);
-  }
-}
 
 /// Softmax-weighted sum of values, as far as it has come: weights are relative to exp(max).
 template <int kPerLane>
@@ -85,7 +44,8 @@ __global__ void attention_kernel(const T* qkv, Heads heads, float scale, std::in
   const int head = blockIdx.y;
   const int warp = threadIdx.x / kWarpSize;
   const int lane = threadIdx.x % kWarpSize;
-  const std::int32_t end = batch.positions[token] + 1;
+  // A token without a slot pads the batch: it sees nothing, and its row is zero.
+  const std::int32_t end = batch.slot_mapping[token] < 0 ? 0 : batch.positions[token] + 1;
   const std::int32_t first = window > 0 ? max(0, end - window) : 0;
   const std::int32_t* blocks = batch.block_table + batch.sequence_of[token] * batch.block_table_stride;
   const std::int64_t kv_offset = std::int64_t{head / (heads.num_heads / heads.num_kv_heads)} * heads.head_dim;
@@ -131,13 +91,14 @@ __global__ void attention_kernel(const T* qkv, Heads heads, float scale, std::in
   __syncthreads();
   float max = maxima[0];
   for (int w = 1; w < kWarps; ++w) max = fmaxf(max, maxima[w]);
+  if (max == -INFINITY) max = 0;
   float sum = 0;
   for (int w = 0; w < kWarps; ++w) sum += sums[w] * __expf(maxima[w] - max);
   for (int d = threadIdx.x; d < heads.head_dim; d += kWarps * kWarpSize) {
     float total = 0;
     for (int w = 0; w < kWarps; ++w) total += values[w][d] * __expf(maxima[w] - max);
     out[token * heads.q_width() + std::int64_t{head} * heads.head_dim + d] =
-        static_cast<T>(total / sum * cache.v_scale);
+        sum > 0 ? static_cast<T>(total / sum * cache.v_scale) : static_cast<T>(0.0F);
   }
 }
 
@@ -160,28 +121,8 @@ Heads heads_of(const AttentionSpec& spec) {
 
 }  // namespace
 
-void rope_kv_write(Activation& qkv, const AttentionSpec& spec, const Tensor& cos, const Tensor& sin, CudaKvCache& cache,
-                   std::int64_t layer_idx, const DeviceBatch& batch, cudaStream_t stream) {
-  const Heads heads = heads_of(spec);
-  nibble::check(qkv.width() == heads.qkv_width() && qkv.num_tokens == batch.num_tokens,
-                "cuda rope_kv_write: qkv [num_tokens, q_width + 2 kv_width]");
-  if (qkv.num_tokens == 0) return;
-  const KvSpec& layer = cache.layer(layer_idx);
-  with_float_type(qkv.format.kind, "rope", [&](auto element) {
-    with_dtype(layer.dtype, "rope", [&](auto stored) {
-      using Kv = decltype(stored);
-      rope_kv_write_kernel<<<static_cast<unsigned>(qkv.num_tokens), kRopeThreads, 0, stream>>>(
-          device_data<decltype(element)>(qkv), heads, static_cast<const float*>(cos.view().data()),
-          static_cast<const float*>(sin.view().data()), reinterpret_cast<Kv*>(cache.keys(layer_idx)),
-          reinterpret_cast<Kv*>(cache.values(layer_idx)), 1 / stored_scale(layer, layer.k_scale),
-          1 / stored_scale(layer, layer.v_scale), batch);
-    });
-  });
-  check(cudaGetLastError());
-}
-
 void attention(const Activation& qkv, const AttentionSpec& spec, const CudaKvCache& cache, std::int64_t layer_idx,
-               const DeviceBatch& batch, Activation& out, cudaStream_t stream) {
+               const DeviceBatch& batch, const AttentionPlan& plan, Activation& out, cudaStream_t stream) {
   const Heads heads = heads_of(spec);
   nibble::check(
       out.width() == heads.q_width() && out.capacity() >= qkv.num_tokens && out.format.kind == qkv.format.kind,
@@ -192,6 +133,9 @@ void attention(const Activation& qkv, const AttentionSpec& spec, const CudaKvCac
   out.num_tokens = qkv.num_tokens;
   if (qkv.num_tokens == 0) return;
   const KvSpec& layer = cache.layer(layer_idx);
+  if (AttentionPlan::is_supported(layer, qkv.format.kind)) {
+    return plan.run(qkv, spec, cache, layer_idx, batch.block_table, out, stream);
+  }
   const dim3 grid(static_cast<unsigned>(qkv.num_tokens), static_cast<unsigned>(heads.num_heads));
   with_float_type(qkv.format.kind, "attention", [&](auto element) {
     with_dtype(layer.dtype, "attention", [&](auto stored) {

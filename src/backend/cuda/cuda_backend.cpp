@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cuda/attention.h"
+#include "backend/cuda/attention_plan.h"
 #include "backend/cuda/cublas_lt.h"
 #include "backend/cuda/cuda_linear.h"
 #include "backend/cuda/device.h"
@@ -92,7 +93,10 @@ class CudaBackend final : public Backend {
   }
   ActivationFormat hidden_format() const override { return {.kind = format_}; }
 
-  void prepare_step(const ForwardBatch& batch, const KvCache&) override { inputs_.upload(batch, stream_.get()); }
+  void prepare_step(const ForwardBatch& batch, const KvCache& cache) override {
+    inputs_.upload(batch, stream_.get());
+    if (format_ == ActivationKind::F16) attention_plan_.plan(batch, cache, stream_.get());
+  }
 
   void embed(const Embedding& table, const ForwardBatch& batch, Activation& hidden) override {
     expect_prepared(batch);
@@ -113,7 +117,8 @@ class CudaBackend final : public Backend {
   void attention(const Activation& qkv, const AttentionSpec& spec, const KvCache& cache, std::int64_t layer_idx,
                  const ForwardBatch& batch, Activation& out) override {
     expect_prepared(batch);
-    cuda::attention(qkv, spec, static_cast<const CudaKvCache&>(cache), layer_idx, inputs_.batch(), out, stream_.get());
+    cuda::attention(qkv, spec, static_cast<const CudaKvCache&>(cache), layer_idx, inputs_.batch(), attention_plan_, out,
+                    stream_.get());
   }
   void silu_mul(const Activation& gate_up, Activation& out) override { cuda::silu_mul(gate_up, out, stream_.get()); }
 
@@ -169,6 +174,7 @@ class CudaBackend final : public Backend {
   Fp8Matmul fp8_{cublas_};
   Scratch scratch_;  // of the linears
   StepInputs inputs_;
+  AttentionPlan attention_plan_;
 };
 
 }  // namespace

@@ -63,6 +63,12 @@ Buffer device_buffer(std::size_t size_bytes) {
   return {memory, size_bytes, {DeviceKind::Cuda, index}, [](void* data, void*) { cudaFree(data); }};
 }
 
+Buffer pinned_buffer(std::size_t size_bytes) {
+  void* memory = nullptr;
+  check(cudaMallocHost(&memory, size_bytes));
+  return {memory, size_bytes, {}, [](void* data, void*) { cudaFreeHost(data); }};
+}
+
 Tensor to_device(TensorView from, cudaStream_t stream) {
   nibble::check(from.is_contiguous(), "to_device of a strided view");
   Buffer buffer = device_buffer(from.size_bytes());

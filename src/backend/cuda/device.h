@@ -38,6 +38,9 @@ std::optional<std::string> device_fault();
 /// Uninitialised memory on the current device. Errors: OutOfMemory with the size asked for.
 Buffer device_buffer(std::size_t size_bytes);
 
+/// Host memory that the GPU copies from by itself.
+Buffer pinned_buffer(std::size_t size_bytes);
+
 /// Copies a contiguous tensor to the current device and back; each waits for its own copy. `from` may be on the device
 /// already (what Backend::quantize_to_fp8 left there).
 Tensor to_device(TensorView from, cudaStream_t stream);

@@ -9,13 +9,6 @@
 namespace nibble::backend::cuda {
 namespace {
 
-/// Host memory that the GPU copies from by itself.
-Buffer pinned_buffer(std::size_t size_bytes) {
-  void* memory = nullptr;
-  check(cudaMallocHost(&memory, size_bytes));
-  return {memory, size_bytes, {}, [](void* data, void*) { cudaFreeHost(data); }};
-}
-
 /// Copies spans one after another into host memory; where each begins holds for the device copy as well.
 class Layout {
  public:
