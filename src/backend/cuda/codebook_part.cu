@@ -38,14 +38,15 @@ struct CodebookDecode {
   }
 };
 
-/// to[row, col] += val, a warp a row.
+/// to[row - rows.first, col] += val, a warp a row.
 template <class To>
-__global__ void add_outliers_kernel(const Outliers outliers, std::int64_t num_rows, std::int64_t num_cols, To* to) {
-  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kDenseWarps + threadIdx.x / kWarpSize;
-  if (row >= num_rows) return;
+__global__ void add_outliers_kernel(const Outliers outliers, const RowRange rows, std::int64_t num_cols, To* to) {
+  const std::int64_t local = static_cast<std::int64_t>(blockIdx.x) * kDenseWarps + threadIdx.x / kWarpSize;
+  if (local >= rows.count) return;
+  const std::int64_t row = rows.first + local;
   for (int j = outliers.rows[row] + static_cast<int>(threadIdx.x) % kWarpSize; j < outliers.rows[row + 1];
        j += kWarpSize) {
-    To& element = to[row * num_cols + outliers.cols[j]];
+    To& element = to[local * num_cols + outliers.cols[j]];
     element = static_cast<To>(static_cast<float>(element) + outliers.vals[j]);
   }
 }
@@ -134,24 +135,23 @@ class CodebookPart final : public StreamedPart<CodebookCodec<kBits>> {
                                                   rows_.size_bytes() + cols_.size_bytes() + vals_.size_bytes());
   }
 
-  const void* dense(ActivationKind kind, void* scratch, cudaStream_t stream) const override {
+  const void* dense(ActivationKind kind, RowRange rows, void* scratch, cudaStream_t stream) const override {
     if (kind == ActivationKind::F32) {
-      write_rows(static_cast<float*>(scratch), stream);
+      write_rows(rows, static_cast<float*>(scratch), stream);
     } else {
-      write_rows(static_cast<__half*>(scratch), stream);
+      write_rows(rows, static_cast<__half*>(scratch), stream);
     }
     return scratch;
   }
 
  private:
   template <class To>
-  void write_rows(To* to, cudaStream_t stream) const {
+  void write_rows(const RowRange& rows, To* to, cudaStream_t stream) const {
     const CodebookDecode<kBits, To> decode{this->codec_.packed, data_of<To>(tables_), shape_.num_rows};
-    write_dense(decode, shape_, nullptr, to, stream);
+    write_dense(decode, shape_, rows, nullptr, to, stream);
     if (rows_.is_empty()) return;
-    const auto grid = static_cast<unsigned>((shape_.num_rows + kDenseWarps - 1) / kDenseWarps);
-    add_outliers_kernel<<<grid, kDenseWarps * kWarpSize, 0, stream>>>(this->codec_.outliers, shape_.num_rows,
-                                                                      shape_.num_cols, to);
+    const auto grid = static_cast<unsigned>((rows.count + kDenseWarps - 1) / kDenseWarps);
+    add_outliers_kernel<<<grid, kDenseWarps * kWarpSize, 0, stream>>>(this->codec_.outliers, rows, shape_.num_cols, to);
     check(cudaGetLastError());
   }
 

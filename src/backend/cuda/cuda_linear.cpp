@@ -152,24 +152,32 @@ class CudaLinear final : public Linear {
   }
 
   void multiply(const Part& part, const Activation& x, Activation& y, std::int64_t first_col) const {
-    const OutputColumns columns{.data = static_cast<std::byte*>(y.values.mutable_view().data()) +
-                                        static_cast<std::size_t>(first_col) * nibble::size_bytes(y.values.dtype()),
-                                .stride = out_features_,
-                                .kind = y.format.kind};
+    const std::size_t y_bytes = nibble::size_bytes(y.values.dtype());
+    const OutputColumns columns{
+        .data = static_cast<std::byte*>(y.values.mutable_view().data()) + static_cast<std::size_t>(first_col) * y_bytes,
+        .stride = out_features_,
+        .kind = y.format.kind};
     if (part.rounds(x.num_tokens)) {
       return context_.fp8.multiply(*part.fp8, x, part.rounding, columns, y.capacity(), context_.stream);
     }
     if (x.num_tokens <= part.weights->max_streamed_tokens()) {
       return part.weights->multiply(x, columns, context_.scratch.data(), context_.stream);
     }
-    const void* weights = part.weights->dense(x.format.kind, context_.scratch.data(), context_.stream);
-    context_.cublas.multiply({.m = x.num_tokens,
-                              .n = part.weights->out_features(),
-                              .k = in_features_,
-                              .y_stride = out_features_,
-                              .input = values_dtype(x.format.kind),
-                              .output = y.values.dtype()},
-                             x.values.view().data(), weights, columns.data, context_.stream);
+    const std::int64_t num_rows = part.weights->out_features();
+    const std::int64_t step = part.weights->dense_rows(x.format.kind);
+    for (std::int64_t first = 0; first < num_rows; first += step) {
+      const RowRange rows{first, std::min(step, num_rows - first)};
+      const void* weights = part.weights->dense(x.format.kind, rows, context_.scratch.data(), context_.stream);
+      context_.cublas.multiply({.m = x.num_tokens,
+                                .n = rows.count,
+                                .k = in_features_,
+                                .y_stride = out_features_,
+                                .input = values_dtype(x.format.kind),
+                                .output = y.values.dtype()},
+                               x.values.view().data(), weights,
+                               static_cast<std::byte*>(columns.data) + static_cast<std::size_t>(first) * y_bytes,
+                               context_.stream);
+    }
   }
 
   LinearContext context_;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "backend/cuda/device_part.h"
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/handles.h"
 #include "backend/cuda/pack_weights.h"
@@ -27,12 +28,12 @@ __device__ void store_eight(To* to, const float (&values)[8]) {
   for (int v = 0; v < 8 / Vector<To>::kSize; ++v) reinterpret_cast<Vector<To>*>(to)[v] = vectors[v];
 }
 
-/// to[row, col…] = values, where packed columns from `col` stand for `columns`.
+/// to[row - rows.first, col…] = values, where packed columns from `col` stand for `columns`.
 template <class To>
-__device__ void store_columns(To* to, const PackedShape& shape, const std::int32_t* columns, int row, int col,
-                              const float (&values)[8]) {
-  if (row >= shape.num_rows) return;
-  To* row_to = to + static_cast<std::int64_t>(row) * shape.num_cols;
+__device__ void store_columns(To* to, const PackedShape& shape, const RowRange& rows, const std::int32_t* columns,
+                              int row, int col, const float (&values)[8]) {
+  if (row >= rows.first + rows.count) return;
+  To* row_to = to + (row - rows.first) * shape.num_cols;
   if (columns == nullptr && shape.num_cols % 8 == 0) {
     if (col < shape.num_cols) store_eight(row_to + col, values);
     return;
@@ -48,8 +49,10 @@ __device__ void store_columns(To* to, const PackedShape& shape, const std::int32
 /// of row g + 8 half.
 template <class Decode, class To>
 __global__ void __launch_bounds__(kDenseWarps* kWarpSize)
-    dense_kernel(const Decode decode, const PackedShape shape, const std::int32_t* columns, To* to) {
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kDenseWarps + threadIdx.x / kWarpSize;
+    dense_kernel(const Decode decode, const PackedShape shape, const RowRange rows, const std::int32_t* columns,
+                 To* to) {
+  const std::int64_t index = rows.first / kTileRows * shape.num_blocks +
+                             static_cast<std::int64_t>(blockIdx.x) * kDenseWarps + threadIdx.x / kWarpSize;
   if (index >= std::int64_t{shape.num_tiles} * shape.num_blocks) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const auto block = static_cast<int>(index % shape.num_blocks);
@@ -62,18 +65,18 @@ __global__ void __launch_bounds__(kDenseWarps* kWarpSize)
     decode(words, tile, block, segment, lane, values);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      store_columns(to, shape, columns, tile * kTileRows + lane / 4 + 8 * half,
+      store_columns(to, shape, rows, columns, tile * kTileRows + lane / 4 + 8 * half,
                     block * kBlockCols + kSegmentCols * segment + 8 * (lane % 4), values[half]);
     }
   }
 }
 
 template <class Decode, class To>
-void write_dense(const Decode& decode, const PackedShape& shape, const std::int32_t* columns, To* to,
-                 cudaStream_t stream) {
-  const std::int64_t warps = std::int64_t{shape.num_tiles} * shape.num_blocks;
+void write_dense(const Decode& decode, const PackedShape& shape, const RowRange& rows, const std::int32_t* columns,
+                 To* to, cudaStream_t stream) {
+  const std::int64_t warps = (rows.count + kTileRows - 1) / kTileRows * shape.num_blocks;
   dense_kernel<<<static_cast<unsigned>((warps + kDenseWarps - 1) / kDenseWarps), kDenseWarps * kWarpSize, 0, stream>>>(
-      decode, shape, columns, to);
+      decode, shape, rows, columns, to);
   check(cudaGetLastError());
 }
 

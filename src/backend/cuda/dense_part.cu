@@ -23,7 +23,8 @@ class DensePart final : public StreamedPart<DenseCodec> {
     codec_.out_features = static_cast<std::int32_t>(out_features_);
   }
 
-  const void* dense(ActivationKind, void*, cudaStream_t) const override { return weight_.view().data(); }
+  const void* dense(ActivationKind, RowRange, void*, cudaStream_t) const override { return weight_.view().data(); }
+  std::int64_t dense_rows(ActivationKind) const override { return out_features_; }
   std::size_t scratch_bytes(ActivationKind) const override { return 0; }
 
  private:

@@ -36,6 +36,12 @@ struct Fp8Operand {
   bool is_per_tensor = false;     // all of `scale` are one number
 };
 
+/// Rows [first, first + count) of a matrix.
+struct RowRange {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+
 /// One part of a fused linear on the device, in the layout of its kernels. Immutable.
 class DevicePart {
  public:
@@ -48,9 +54,10 @@ class DevicePart {
   /// y = W x for x.num_tokens of at most max_streamed_tokens(), with scratch_bytes() of scratch.
   virtual void multiply(const Activation& x, const OutputColumns& y, void* scratch, cudaStream_t stream) const = 0;
 
-  /// The weights [out_features, in_features] in the dtype of `kind` (F16 or F32): where the part holds them, else
-  /// computed into `scratch`.
-  virtual const void* dense(ActivationKind kind, void* scratch, cudaStream_t stream) const = 0;
+  /// Rows [count, in_features] of the weights in the dtype of `kind` (F16 or F32): where the part holds them, else
+  /// computed into `scratch`. rows: from a multiple of dense_rows(kind), at most as many.
+  virtual const void* dense(ActivationKind kind, RowRange rows, void* scratch, cudaStream_t stream) const = 0;
+  virtual std::int64_t dense_rows(ActivationKind kind) const = 0;
   /// Bytes of scratch that `dense` and `multiply` need, one after the other.
   virtual std::size_t scratch_bytes(ActivationKind kind) const = 0;
 

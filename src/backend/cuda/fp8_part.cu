@@ -73,11 +73,11 @@ bool share_a_scale(Fp8Parts parts) {
   });
 }
 
-/// to[row, col] = codes[row, col] * scale, a thread eight columns.
+/// to[row - first_row, col] = codes[row, col] * scale, a thread eight columns.
 template <bool kBlockScales, class To>
-__global__ void dense_fp8_kernel(const Fp8Codec<kBlockScales> codec, int in_features, To* to) {
+__global__ void dense_fp8_kernel(const Fp8Codec<kBlockScales> codec, int first_row, int in_features, To* to) {
   const int col = 8 * static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
-  const auto row = static_cast<int>(blockIdx.x);
+  const int row = first_row + static_cast<int>(blockIdx.x);
   if (col >= in_features) return;
   const uint2 words = *reinterpret_cast<const uint2*>(codec.codes + row * codec.row_bytes + col);
   const float scale = kBlockScales ? codec.scale[row / 128 * codec.scale_cols + col / 128] : codec.row_scale(row);
@@ -88,7 +88,7 @@ __global__ void dense_fp8_kernel(const Fp8Codec<kBlockScales> codec, int in_feat
     code.__x = static_cast<__nv_fp8_storage_t>((i < 4 ? words.x : words.y) >> (8 * (i % 4)));
     values[i] = scale * static_cast<float>(code);
   }
-  To* row_to = to + static_cast<std::int64_t>(row) * in_features;
+  To* row_to = to + static_cast<std::int64_t>(blockIdx.x) * in_features;
   if (in_features % 8 == 0) {
     store_eight(row_to + col, values);
     return;
@@ -121,11 +121,11 @@ class Fp8Part final : public StreamedPart<Fp8Codec<kBlockScales>> {
                     .scale_cols = static_cast<std::int32_t>(scale_stride_)};
   }
 
-  const void* dense(ActivationKind kind, void* scratch, cudaStream_t stream) const override {
+  const void* dense(ActivationKind kind, RowRange rows, void* scratch, cudaStream_t stream) const override {
     if (kind == ActivationKind::F32) {
-      write_dense(static_cast<float*>(scratch), stream);
+      write_dense(rows, static_cast<float*>(scratch), stream);
     } else {
-      write_dense(static_cast<__half*>(scratch), stream);
+      write_dense(rows, static_cast<__half*>(scratch), stream);
     }
     return scratch;
   }
@@ -141,11 +141,12 @@ class Fp8Part final : public StreamedPart<Fp8Codec<kBlockScales>> {
 
  private:
   template <class To>
-  void write_dense(To* to, cudaStream_t stream) const {
+  void write_dense(const RowRange& rows, To* to, cudaStream_t stream) const {
     constexpr unsigned kThreads = 128;
     const auto vectors = static_cast<unsigned>((this->in_features_ + 7) / 8);
-    const dim3 grid(static_cast<unsigned>(this->out_features_), (vectors + kThreads - 1) / kThreads);
-    dense_fp8_kernel<<<grid, kThreads, 0, stream>>>(this->codec_, static_cast<int>(this->in_features_), to);
+    const dim3 grid(static_cast<unsigned>(rows.count), (vectors + kThreads - 1) / kThreads);
+    dense_fp8_kernel<<<grid, kThreads, 0, stream>>>(this->codec_, static_cast<int>(rows.first),
+                                                    static_cast<int>(this->in_features_), to);
     check(cudaGetLastError());
   }
 

@@ -71,16 +71,16 @@ class IntPart final : public StreamedPart<IntCodec<kBits, kWholeBlocks>> {
     this->size_bytes_ = static_cast<std::int64_t>(blocks_.size_bytes() + this->columns_.size_bytes());
   }
 
-  const void* dense(ActivationKind kind, void* scratch, cudaStream_t stream) const override {
+  const void* dense(ActivationKind kind, RowRange rows, void* scratch, cudaStream_t stream) const override {
     IntDecode<kBits> decode;
     decode.codec.packed = this->codec_.packed;
     decode.codec.segments_per_group = this->codec_.segments_per_group;
     decode.codec.has_float_scales = this->codec_.has_float_scales;
     const auto* columns = data_of<std::int32_t>(this->columns_);
     if (kind == ActivationKind::F32) {
-      write_dense(decode, shape_, columns, static_cast<float*>(scratch), stream);
+      write_dense(decode, shape_, rows, columns, static_cast<float*>(scratch), stream);
     } else {
-      write_dense(decode, shape_, columns, static_cast<__half*>(scratch), stream);
+      write_dense(decode, shape_, rows, columns, static_cast<__half*>(scratch), stream);
     }
     return scratch;
   }

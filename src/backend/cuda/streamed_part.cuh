@@ -50,14 +50,24 @@ class StreamedPart : public DevicePart {
     multiply_streamed(codec_, product, choose_stream_config(product), stream);
   }
 
+  /// So many that scratch stays small beside a large model's KV cache, and enough for cuBLASLt's full speed.
+  std::int64_t dense_rows(ActivationKind kind) const override {
+    constexpr std::int64_t kBytes = std::int64_t{256} << 20;
+    constexpr std::int64_t kMultiple = 1024;  // of all kernels' tiles
+    const std::int64_t rows = kBytes / (in_features_ * element_bytes(kind)) / kMultiple * kMultiple;
+    return std::min(out_features_, std::max(rows, kMultiple));
+  }
+
   std::size_t scratch_bytes(ActivationKind kind) const override {
-    const std::int64_t weights = out_features_ * in_features_ * (kind == ActivationKind::F32 ? 4 : 2);
+    const std::int64_t weights = dense_rows(kind) * in_features_ * element_bytes(kind);
     const std::int64_t inputs = gathers() ? kMaxStreamedTokens * packed_width() * 2 : 0;
     const std::int64_t many = arrived_.size_bytes() > 0 ? wide_inputs_bytes() + wide_partial_bytes() : 0;
     return static_cast<std::size_t>(std::max({weights, inputs, many}));
   }
 
  protected:
+  static std::int64_t element_bytes(ActivationKind kind) { return kind == ActivationKind::F32 ? 4 : 2; }
+
   /// Enables products of up to kMaxWideTokens where the GPU has them.
   void make_wide(cudaStream_t stream) {
     if (!is_streamed_ || !has_warpgroup_products()) return;
