@@ -217,7 +217,12 @@ class DummyCheckpoint final : public formats::Checkpoint {
     // Uniform codes of range 2^bits around the middle: the scale gives weights the spread of random_half's.
     w.scales = constant_half({shape[0], shape[1] / w.group_size}, 0.0625f / static_cast<float>(1 << w.bits));
     w.zeros = Tensor::empty(DType::I16, {shape[0], shape[1] / w.group_size});
-    for (std::int16_t& zero : w.zeros.span<std::int16_t>()) zero = static_cast<std::int16_t>(1 << (w.bits - 1));
+    // Either side of the codes' mean in turn: a bias that all weights share grows beyond f16 within a few layers.
+    std::int16_t zero = static_cast<std::int16_t>(1 << (w.bits - 1));
+    for (std::int16_t& to : w.zeros.span<std::int16_t>()) {
+      to = zero;
+      zero = static_cast<std::int16_t>((1 << w.bits) - 1 - zero);
+    }
     return w;
   }
 
