@@ -41,13 +41,27 @@ struct Inbox {
   bool is_empty() const { return requests.empty() && cancelled.empty() && score_jobs.empty() && !aborts_all && !stops; }
 };
 
+/// A step from its launch until it is collected: all of it stays in place.
+struct Step {
+  explicit Step(std::int32_t block_size) : inputs(block_size) {}
+
+  std::vector<ScheduledSequence> parts;
+  StepBatch inputs;
+  backend::ForwardBatch batch;                      // its view
+  std::vector<Sequence*> sampling;                  // whose next tokens it samples
+  std::vector<backend::SamplingRow> rows;           // how
+  std::vector<backend::SampledToken> sampled;       // what comes out
+  bool has_samples = false;                         // and the backend has not been asked for it
+  std::vector<std::unique_ptr<Sequence>> finished;  // that parts may name
+};
+
 class EngineImpl final : public Engine {
  public:
   EngineImpl(LoadedModel model, const EngineOptions& options)
       : model_(std::move(model)),
         blocks_(model_.cache->num_blocks(), model_.cache->block_size(), options.enable_prefix_caching),
         scheduler_(blocks_, {options.max_num_seqs, options.max_num_batched_tokens}),
-        batch_(model_.cache->block_size()),
+        async_scheduling_(options.async_scheduling),
         seeds_(options.seed != 0 ? options.seed : std::random_device{}()) {
     stats_.num_kv_blocks = stats_.num_free_kv_blocks = blocks_.num_blocks();
     thread_ = std::thread([this] { run(); });
@@ -158,8 +172,11 @@ class EngineImpl final : public Engine {
     while (true) {
       Inbox inbox = take_inbox();
       accept(inbox);
-      if (inbox.stops) return;
-      run_score_jobs();
+      if (inbox.stops) {
+        abandon_steps("the engine is shutting down");
+        return;
+      }
+      if (in_flight_.empty()) run_score_jobs();
       step();
       publish_stats();
     }
@@ -167,7 +184,9 @@ class EngineImpl final : public Engine {
 
   Inbox take_inbox() {
     std::unique_lock lock(mutex_);
-    work_.wait(lock, [&] { return !inbox_.is_empty() || !scheduler_.is_idle() || !score_jobs_.empty(); });
+    work_.wait(lock, [&] {
+      return !inbox_.is_empty() || !scheduler_.is_idle() || !score_jobs_.empty() || !in_flight_.empty();
+    });
     return std::exchange(inbox_, {});
   }
 
@@ -182,7 +201,7 @@ class EngineImpl final : public Engine {
     if (inbox.aborts_all || inbox.stops) {
       for (Sequence* sequence : scheduler_.all()) sequence->finish(FinishReason::Abort);
     }
-    scheduler_.remove_finished();
+    remove_finished();
     std::ranges::move(inbox.score_jobs, std::back_inserter(score_jobs_));
     if (inbox.stops) {
       for (ScoreJob& job : score_jobs_) {
@@ -192,54 +211,97 @@ class EngineImpl final : public Engine {
     }
   }
 
+  /// Collects one step. Where the next one follows from it whatever its tokens turn out to be, that one is launched
+  /// before: the device works while the host looks at the tokens.
   void step() {
-    std::vector<ScheduledSequence> scheduled = scheduler_.schedule();
-    if (scheduled.empty()) return;
     try {
-      launch(scheduled);
-      collect(scheduled);
+      if (in_flight_.empty()) launch(scheduler_.schedule());
+      if (in_flight_.empty()) return;
+      if (may_launch_ahead()) launch(scheduler_.schedule_ahead(in_flight_.front()->parts));
+      collect();
     } catch (const std::exception& error) {
       log::error("step failed: {}", error.what());
-      for (const ScheduledSequence& part : scheduled) part.sequence->finish(FinishReason::Error, error.what());
+      abandon_steps(error.what());
     }
-    scheduler_.remove_finished();
+    remove_finished();
   }
 
-  void launch(const std::vector<ScheduledSequence>& scheduled) {
-    batch_.clear();
-    rows_.clear();
-    sampling_.clear();
-    for (const ScheduledSequence& part : scheduled) {
-      batch_.add(part.sequence->tokens(), part.first, part.count, part.sequence->blocks);
+  void launch(std::vector<ScheduledSequence> scheduled) {
+    if (scheduled.empty()) return;
+    Step& step = *in_flight_.emplace_back(std::make_unique<Step>(blocks_.block_size()));
+    step.parts = std::move(scheduled);
+    for (const ScheduledSequence& part : step.parts) {
+      if (part.sampled_row >= 0) {
+        step.inputs.add_sampled(part.sampled_row, part.first, part.sequence->blocks);
+      } else {
+        step.inputs.add(part.sequence->tokens(), part.first, part.count, part.sequence->blocks);
+      }
       if (!part.samples()) continue;
-      sampling_.push_back(part.sequence);
-      rows_.push_back(part.sequence->sampling_row());
-      batch_.want_logits(batch_.num_tokens() - 1);
+      step.sampling.push_back(part.sequence);
+      step.rows.push_back(part.sequence->sampling_row(part.sampled_row >= 0 ? 1 : 0));
+      step.inputs.want_logits(step.inputs.num_tokens() - 1);
     }
+    const std::int64_t num_sampling = step.inputs.num_logit_rows();
     std::int64_t first_row = 0;
-    for (const ScheduledSequence& part : scheduled) {
+    for (const ScheduledSequence& part : step.parts) {
       const auto [first, end] = wanted_prompt_logprobs(part);
       for (std::int64_t position = first; position < end; ++position) {
-        batch_.want_logits(first_row + position - part.first);
+        step.inputs.want_logits(first_row + position - part.first);
       }
       first_row += part.count;
     }
-    const auto num_sampling = static_cast<std::int64_t>(sampling_.size());
-    backend::Activation& logits = model_.decoder->step(batch_.view(), *model_.cache, num_sampling);
-    sampled_.assign(rows_.size(), {});
-    if (!rows_.empty()) model_.backend->sample(logits, rows_, sampled_);
+    step.batch = step.inputs.view();
+    backend::Activation& logits = model_.decoder->step(step.batch, *model_.cache, num_sampling);
+    if (step.rows.empty()) return;
+    step.sampled.resize(step.rows.size());
+    model_.backend->sample(logits, step.rows, step.sampled);
+    step.has_samples = true;
   }
 
-  void collect(const std::vector<ScheduledSequence>& scheduled) {
-    auto first_row = static_cast<std::int64_t>(sampling_.size());
-    for (const ScheduledSequence& part : scheduled) first_row += collect_prompt_logprobs(part, first_row);
-    if (!rows_.empty()) model_.backend->collect();
-    scheduler_.commit(scheduled);
-    for (std::size_t i = 0; i < sampling_.size(); ++i) {
-      if (sampling_[i]->num_output_tokens() == 0) num_prompt_tokens_ += sampling_[i]->num_prompt_tokens();
-      sampling_[i]->append(sampled_[i]);
+  /// Nobody waits for a decision that this step's tokens bring, and nothing of it is read after its launch.
+  bool may_launch_ahead() const {
+    if (!async_scheduling_ || model_.backend->max_steps_in_flight() < 2 || !score_jobs_.empty()) return false;
+    const Step& step = *in_flight_.front();
+    return in_flight_.size() == 1 && step.batch.logit_rows.size() == step.rows.size();
+  }
+
+  /// Takes the oldest step's tokens. What it sampled for sequences that ended meanwhile is dropped.
+  void collect() {
+    Step& step = *in_flight_.front();
+    auto first_row = static_cast<std::int64_t>(step.rows.size());
+    for (const ScheduledSequence& part : step.parts) first_row += collect_prompt_logprobs(step, part, first_row);
+    if (std::exchange(step.has_samples, false)) model_.backend->collect();
+    scheduler_.commit(step.parts);
+    for (std::size_t i = 0; i < step.sampling.size(); ++i) {
+      Sequence& sequence = *step.sampling[i];
+      if (sequence.is_finished()) continue;
+      if (sequence.num_output_tokens() == 0) num_prompt_tokens_ += sequence.num_prompt_tokens();
+      sequence.append(step.sampled[i]);
       ++num_generated_tokens_;
     }
+    const std::unique_ptr<Step> done = std::move(in_flight_.front());
+    in_flight_.pop_front();
+    // A step behind this one may still name sequences that end here.
+    if (!in_flight_.empty()) std::ranges::move(done->finished, std::back_inserter(in_flight_.back()->finished));
+  }
+
+  /// Ends the sequences of all steps in flight, which are waited for.
+  void abandon_steps(const char* error) {
+    for (const auto& step : in_flight_) {
+      for (const ScheduledSequence& part : step->parts) part.sequence->finish(FinishReason::Error, error);
+      try {
+        if (step->has_samples) model_.backend->collect();
+      } catch (const std::exception&) {  // the same trouble again
+      }
+    }
+    scheduler_.remove_finished();
+    in_flight_.clear();
+  }
+
+  /// Frees finished sequences, their memory not before the steps that name them are collected.
+  void remove_finished() {
+    std::vector<std::unique_ptr<Sequence>> finished = scheduler_.remove_finished();
+    if (!in_flight_.empty()) std::ranges::move(finished, std::back_inserter(in_flight_.back()->finished));
   }
 
   /// Positions [first, end) of a step's part whose logits predict prompt tokens that are still wanted.
@@ -251,12 +313,12 @@ class EngineImpl final : public Engine {
   }
 
   /// Log-probabilities of the prompt tokens that the step's logit rows from first_row on predict; how many.
-  std::int64_t collect_prompt_logprobs(const ScheduledSequence& part, std::int64_t first_row) {
+  std::int64_t collect_prompt_logprobs(Step& step, const ScheduledSequence& part, std::int64_t first_row) {
     Sequence& sequence = *part.sequence;
     const auto [first, end] = wanted_prompt_logprobs(part);
     for (std::int64_t position = first; position < end; position += kScoreTileRows) {
       const std::int64_t count = std::min(kScoreTileRows, end - position);
-      const auto logits = read_logits(first_row + position - first, count);
+      const auto logits = read_logits(step.batch, first_row + position - first, count);
       for (std::int64_t r = 0; r < count; ++r) {
         const std::int32_t token = sequence.tokens()[static_cast<std::size_t>(position + r + 1)];
         sequence.add_prompt_logprob(logprob_of(logits.row_span(r), token, sequence.params().num_prompt_logprobs));
@@ -272,10 +334,10 @@ class EngineImpl final : public Engine {
   }
 
   /// Logits of logit rows [first_row, first_row + count) of the last step, on the host; valid until the next call.
-  Matrix<const float> read_logits(std::int64_t first_row, std::int64_t count) {
+  Matrix<const float> read_logits(const backend::ForwardBatch& batch, std::int64_t first_row, std::int64_t count) {
     tile_.resize(static_cast<std::size_t>(count * config().vocab_size));
     const Matrix<float> tile{tile_.data(), count, config().vocab_size, config().vocab_size};
-    model_.backend->read(model_.decoder->logits(batch_.view(), first_row, count), tile);
+    model_.backend->read(model_.decoder->logits(batch, first_row, count), tile);
     return tile;
   }
 
@@ -303,12 +365,13 @@ class EngineImpl final : public Engine {
     const std::int64_t chunk = model_.decoder->max_tokens();
     for (std::int64_t first = 0; first < num_tokens; first += chunk) {
       const std::int64_t count = std::min(chunk, num_tokens - first);
-      batch_.clear();
-      batch_.add(*job.tokens, first, count, blocks);
-      for (std::int64_t t = 0; t < count; ++t) batch_.want_logits(t);
-      model_.decoder->step(batch_.view(), *model_.cache, 0);
+      StepBatch inputs(blocks_.block_size());
+      inputs.add(*job.tokens, first, count, blocks);
+      for (std::int64_t t = 0; t < count; ++t) inputs.want_logits(t);
+      const backend::ForwardBatch batch = inputs.view();
+      model_.decoder->step(batch, *model_.cache, 0);
       for (std::int64_t row = 0; row < count; row += kScoreTileRows) {
-        (*job.sink)({first + row, read_logits(row, std::min(kScoreTileRows, count - row))});
+        (*job.sink)({first + row, read_logits(batch, row, std::min(kScoreTileRows, count - row))});
       }
     }
   }
@@ -333,12 +396,10 @@ class EngineImpl final : public Engine {
   LoadedModel model_;
   BlockManager blocks_;
   Scheduler scheduler_;
-  StepBatch batch_;
+  bool async_scheduling_;
+  std::deque<std::unique_ptr<Step>> in_flight_;  // launched and not collected, oldest first: two at most
   std::mt19937_64 seeds_;
   std::deque<ScoreJob> score_jobs_;
-  std::vector<Sequence*> sampling_;             // of the step at work: whose next tokens it samples
-  std::vector<backend::SamplingRow> rows_;      // how
-  std::vector<backend::SampledToken> sampled_;  // what came out
   std::vector<float> tile_;
   std::int64_t num_prompt_tokens_ = 0;
   std::int64_t num_generated_tokens_ = 0;

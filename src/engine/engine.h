@@ -39,6 +39,8 @@ struct EngineOptions {
   std::int64_t num_gpu_blocks_override = 0;
   double gpu_memory_utilization = 0.92;  // ignored on the CPU
   bool enable_prefix_caching = true;
+  bool enforce_eager = false;    // decode steps are not recorded: no CUDA graphs
+  bool async_scheduling = true;  // a decode step may be launched before the tokens of the one before are known
 };
 
 /// Counters for /metrics and tests; a snapshot.

@@ -34,8 +34,7 @@ backend::KvSpec kv_spec(const models::BlockSpec& spec, DType dtype, const models
 /// All sequences on their way through the blocks, in steps of as many tokens as the engine takes.
 class LayerOuterEngine::Pass {
  public:
-  explicit Pass(LayerOuterEngine& engine)
-      : engine_(engine), backend_(*engine.model_.backend), batch_(engine.options_.block_size) {
+  explicit Pass(LayerOuterEngine& engine) : engine_(engine), backend_(*engine.model_.backend) {
     std::int64_t longest = 0;
     for (const auto& sequence : engine.sequences_) {
       longest = std::max(longest, static_cast<std::int64_t>(sequence.size()));
@@ -92,15 +91,14 @@ class LayerOuterEngine::Pass {
     const std::int64_t step = engine_.options_.max_num_batched_tokens;
     for (std::int64_t first = 0; first < num_tokens; first += step) {
       const std::int64_t count = std::min(step, num_tokens - first);
-      batch_.clear();
-      batch_.add(tokens, first, count, blocks_);
-      body(batch_.view(), hidden.matrix<float>().block(first, count));
+      StepBatch inputs(engine_.options_.block_size);
+      inputs.add(tokens, first, count, blocks_);
+      body(inputs.view(), hidden.matrix<float>().block(first, count));
     }
   }
 
   LayerOuterEngine& engine_;
   backend::Backend& backend_;
-  StepBatch batch_;
   std::vector<std::int32_t> blocks_;         // of one sequence; every sequence overwrites them
   std::vector<models::KvScales> kv_scales_;  // of each block; empty: none
   std::unique_ptr<backend::Rope> rope_;

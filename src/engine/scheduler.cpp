@@ -45,10 +45,32 @@ std::vector<ScheduledSequence> Scheduler::schedule() {
   return scheduled;
 }
 
+std::vector<ScheduledSequence> Scheduler::schedule_ahead(const std::vector<ScheduledSequence>& launched) {
+  if (!waiting_.empty() && num_running() < limits_.max_num_seqs) return {};
+  std::vector<ScheduledSequence> ahead;
+  std::int64_t num_going_on = 0;
+  std::int32_t row = 0;
+  for (const ScheduledSequence& part : launched) {
+    Sequence& sequence = *part.sequence;
+    if (!part.samples()) return {};
+    const std::int32_t sampled_row = row++;
+    if (sequence.is_finished()) continue;
+    ++num_going_on;
+    if (sequence.needs_last_token()) return {};
+    if (!sequence.ends_with_next_token()) ahead.push_back({&sequence, sequence.num_tokens(), 1, sampled_row});
+  }
+  if (num_going_on != num_running()) return {};
+  for (const ScheduledSequence& part : ahead) {
+    if (!grow(*part.sequence, part.first + 1)) return {};
+  }
+  return ahead;
+}
+
 void Scheduler::commit(const std::vector<ScheduledSequence>& scheduled) {
   const std::int64_t block_size = blocks_.block_size();
   for (const ScheduledSequence& part : scheduled) {
     Sequence& sequence = *part.sequence;
+    if (sequence.is_finished()) continue;
     sequence.num_computed = part.first + part.count;
     for (; (sequence.num_registered + 1) * block_size <= sequence.num_computed; ++sequence.num_registered) {
       blocks_.register_full_block(sequence.blocks, sequence.num_registered, sequence.tokens());
@@ -56,12 +78,19 @@ void Scheduler::commit(const std::vector<ScheduledSequence>& scheduled) {
   }
 }
 
-void Scheduler::remove_finished() {
-  for (auto& sequence : running_) {
-    if (sequence->is_finished()) release(*sequence);
-  }
-  std::erase_if(running_, [](const auto& sequence) { return sequence->is_finished(); });
-  std::erase_if(waiting_, [](const auto& sequence) { return sequence->is_finished(); });
+std::vector<std::unique_ptr<Sequence>> Scheduler::remove_finished() {
+  std::vector<std::unique_ptr<Sequence>> finished;
+  const auto take = [&](auto& sequences) {
+    for (auto& sequence : sequences) {
+      if (!sequence->is_finished()) continue;
+      release(*sequence);
+      finished.push_back(std::move(sequence));
+    }
+    std::erase(sequences, nullptr);
+  };
+  take(running_);
+  take(waiting_);
+  return finished;
 }
 
 Sequence* Scheduler::find(const std::string& id) {

@@ -16,8 +16,10 @@ struct ScheduledSequence {
   Sequence* sequence = nullptr;
   std::int64_t first = 0;
   std::int64_t count = 0;
+  /// Not negative: `first` is the token that this row of the step before samples, and `count` is 1.
+  std::int32_t sampled_row = -1;
   /// The step reaches the sequence's last token: it samples the next one.
-  bool samples() const { return first + count == sequence->num_tokens(); }
+  bool samples() const { return sampled_row >= 0 || first + count == sequence->num_tokens(); }
 };
 
 struct SchedulerLimits {
@@ -35,10 +37,14 @@ class Scheduler {
   void add(std::unique_ptr<Sequence> sequence);
   /// The next step's work; KV blocks for it are allocated. Empty when nothing can run.
   std::vector<ScheduledSequence> schedule();
-  /// The step is done: its tokens are in the cache.
+  /// The step behind `launched`, whose tokens are not known yet: one more token of each of its sequences that goes on
+  /// in any case but for a stop. Empty where the next step is not all of that: sequences wait to be admitted, prefills
+  /// are under way, no KV block is free, or a sequence needs its last token's id to sample (penalties).
+  std::vector<ScheduledSequence> schedule_ahead(const std::vector<ScheduledSequence>& launched);
+  /// The step is done: its tokens are in the cache. Sequences that finished meanwhile have left it.
   void commit(const std::vector<ScheduledSequence>& scheduled);
-  /// Frees finished sequences.
-  void remove_finished();
+  /// Frees the blocks of finished sequences and hands these out.
+  std::vector<std::unique_ptr<Sequence>> remove_finished();
   Sequence* find(const std::string& id);
   /// Every sequence, running first.
   std::vector<Sequence*> all();

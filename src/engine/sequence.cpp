@@ -27,7 +27,7 @@ Sequence::Sequence(Request request, const tokenizer::Tokenizer& tokenizer, std::
   if (wants_prompt_logprobs()) prompt_logprobs_.emplace_back();
 }
 
-backend::SamplingRow Sequence::sampling_row() const {
+backend::SamplingRow Sequence::sampling_row(std::int64_t num_pending) const {
   const SamplingParams& params = request_.params;
   backend::SamplingRow row;
   row.temperature = params.temperature;
@@ -38,10 +38,10 @@ backend::SamplingRow Sequence::sampling_row() const {
   row.presence_penalty = params.presence_penalty;
   row.frequency_penalty = params.frequency_penalty;
   row.seed = seed_;
-  row.position = static_cast<std::uint64_t>(num_output_tokens());
+  row.position = static_cast<std::uint64_t>(num_output_tokens() + num_pending);
   row.counts = counts_;
   row.logit_bias = params.logit_bias;
-  if (num_output_tokens() < params.min_tokens) row.banned = stop_tokens_;
+  if (num_output_tokens() + num_pending < params.min_tokens) row.banned = stop_tokens_;
   row.num_logprobs = params.num_logprobs;
   return row;
 }

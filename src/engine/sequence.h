@@ -28,8 +28,14 @@ class Sequence {
   std::int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens_; }
   bool wants_prompt_logprobs() const { return request_.params.num_prompt_logprobs >= 0; }
 
-  /// How to sample the next token. The spans point into this sequence.
-  backend::SamplingRow sampling_row() const;
+  /// How to sample the next token, or the one behind it while `num_pending` is 1. The spans point into this sequence.
+  backend::SamplingRow sampling_row(std::int64_t num_pending = 0) const;
+  /// Sampling looks at the ids of all tokens before (penalties).
+  bool needs_last_token() const { return counts_tokens_; }
+  /// The next token is the last that max_tokens or the context allows.
+  bool ends_with_next_token() const {
+    return num_output_tokens() + 1 >= params().max_tokens || num_tokens() + 1 >= max_model_len_;
+  }
   /// Takes the sampled token and hands what it gives to the client.
   void append(const backend::SampledToken& sampled);
   /// The first prompt token whose log-probability is still wanted (a preempted sequence computes tokens again).

@@ -6,6 +6,8 @@
 #include <condition_variable>
 #include <future>
 #include <mutex>
+#include <random>
+#include <string_view>
 #include <thread>
 
 #include "support/devices.h"
@@ -202,6 +204,74 @@ TEST_P(EngineTest, SeededSamplingDoesNotDependOnTheBatch) {
     return clients.front().tokens();
   };
   EXPECT_EQ(sampled(0), sampled(7));
+}
+
+/// Requests of every kind, submitted while others run; their tokens and how they ended.
+std::vector<std::pair<std::vector<std::int32_t>, FinishReason>> run_mixture(Engine& engine, unsigned seed) {
+  std::mt19937 random(seed);
+  constexpr std::size_t kRequests = 40;
+  std::vector<Client> clients(kRequests);
+  for (std::size_t i = 0; i < kRequests; ++i) {
+    Request request;
+    request.id = std::to_string(i);
+    for (std::uint64_t length = 1 + random() % 60; length > 0; --length) {
+      request.prompt.push_back(static_cast<std::int32_t>(random() % 256));
+    }
+    SamplingParams& params = request.params;
+    params.temperature = random() % 3 == 0 ? 0.0f : 1.0f;
+    if (random() % 3 == 0) params.top_p = 0.9f;
+    if (random() % 4 == 0) params.repetition_penalty = 1.3f;
+    if (random() % 4 == 0) params.num_logprobs = 2;
+    if (random() % 5 == 0) params.num_prompt_logprobs = 1;
+    if (random() % 2 == 0) {  // of 256 tokens some stop, after a few steps or many
+      for (std::uint64_t n = random() % 20; n > 0; --n) {
+        params.stop_token_ids.push_back(static_cast<std::int32_t>(random() % 256));
+      }
+    }
+    if (random() % 3 == 0) params.min_tokens = static_cast<std::int64_t>(random() % 10);
+    if (random() % 4 == 0) params.stop = {"e", "th"};
+    params.seed = random();
+    params.max_tokens = 1 + static_cast<std::int64_t>(random() % 50);
+    request.on_output = clients[i].sink();
+    engine.submit(std::move(request));
+    if (random() % 4 == 0) clients[i].wait_for_tokens(1 + random() % 8);
+  }
+  std::vector<std::pair<std::vector<std::int32_t>, FinishReason>> results;
+  for (Client& client : clients) {
+    const FinishReason reason = client.wait().finish_reason;
+    results.emplace_back(client.tokens(), reason);
+  }
+  return results;
+}
+
+TEST_P(EngineTest, StepsLaunchedAheadChangeNoToken) {
+  for (const unsigned seed : {1u, 2u, 3u}) {
+    // 40 blocks: sequences are preempted. Few at once: others wait for one to end.
+    for (const EngineOptions& base : {EngineOptions{}, EngineOptions{.num_gpu_blocks_override = 40},
+                                      EngineOptions{.max_num_seqs = 3, .max_num_batched_tokens = 16}}) {
+      EngineOptions options = base;
+      // Batches of another size run other kernels there, which round differently.
+      if (std::string_view(GetParam()) == "cuda") options.max_num_seqs = 1;
+      options.async_scheduling = false;
+      const auto expected = run_mixture(*load(options), seed);
+      options.async_scheduling = true;
+      const auto engine = load(options);
+      EXPECT_EQ(run_mixture(*engine, seed), expected);
+      engine->drain(10);
+      const EngineStats stats = engine->stats();
+      EXPECT_EQ(stats.num_free_kv_blocks, stats.num_kv_blocks);
+    }
+  }
+}
+
+TEST_P(EngineTest, EndsWithStepsInFlight) {
+  Client client;
+  {
+    const auto engine = load();
+    engine->submit(greedy("long", prompt(1, 10), 200, client));
+    client.wait_for_tokens(5);
+  }
+  EXPECT_EQ(client.wait().finish_reason, FinishReason::Abort);
 }
 
 TEST_P(EngineTest, PromptLogprobsAgreeWithScore) {

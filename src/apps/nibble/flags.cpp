@@ -57,6 +57,8 @@ void add_engine_flags(CLI::App& command, engine::EngineOptions& engine) {
   command.add_option("--dtype", engine.dtype, "auto, half, float16, bfloat16, float or float32")->capture_default_str();
   command.add_option("--threads", engine.num_threads, "CPU threads; 0: all")->check(between(0, kMaxThreads));
   command.add_option("--load-format", engine.load_format, "auto, safetensors, gguf or dummy")->capture_default_str();
+  command.add_flag("--enforce-eager,!--no-enforce-eager", engine.enforce_eager,
+                   "no CUDA graphs: every step launches its kernels one by one");
   command.add_option("--max-model-len", engine.max_model_len, "context length (8192, 8k, 25.6k); default: config.json")
       ->transform(human_count());
 }

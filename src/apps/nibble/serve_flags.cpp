@@ -28,7 +28,6 @@ struct UnusedFlag {
 /// vLLM's flags that change nothing about the answers nibble can give: start scripts written for vLLM keep working.
 constexpr UnusedFlag kUnusedFlags[] = {
     {"--additional-config", Takes::Value},
-    {"--async-scheduling", Takes::Nothing},
     {"--chat-template-content-format", Takes::Value},
     {"--code-revision", Takes::Value},
     {"--compilation-config,-O", Takes::Value},
@@ -49,7 +48,6 @@ constexpr UnusedFlag kUnusedFlags[] = {
     {"--enable-server-load-tracking", Takes::Nothing},
     {"--enable-sleep-mode", Takes::Nothing},
     {"--enable-tokenizer-info-endpoint", Takes::Nothing},
-    {"--enforce-eager,--no-enforce-eager", Takes::Nothing},
     {"--guided-decoding-backend", Takes::Value},
     {"--hf-overrides", Takes::Value},
     {"--hf-token", Takes::Value},
@@ -116,6 +114,9 @@ void register_model_flags(CLI::App& command, ServeFlags& flags) {
 void register_engine_flags(CLI::App& command, ServeFlags& flags) {
   engine::EngineOptions& engine = flags.engine;
   add_engine_flags(command, engine);
+  command.add_flag("--async-scheduling,!--no-async-scheduling", engine.async_scheduling,
+                   "launch a GPU's next step before the last one's tokens are read (default: on)");
+  flags.without_effect["--enforce-eager"] = command.get_option("--enforce-eager");
   command.add_option("--max-num-seqs", engine.max_num_seqs, "sequences that run at once")
       ->check(at_least(1))
       ->capture_default_str();
@@ -253,7 +254,8 @@ void finish_serve_flags(ServeFlags& flags) {
 
   std::vector<std::string> ignored;
   for (const auto& [name, option] : flags.without_effect) {
-    const bool has_effect = name == "--gpu-memory-utilization" && flags.engine.device == "cuda";
+    const bool is_for_gpus = name == "--gpu-memory-utilization" || name == "--enforce-eager";
+    const bool has_effect = is_for_gpus && flags.engine.device == "cuda";
     if (option->count() > 0 && !has_effect) ignored.push_back(name);
   }
   if (!ignored.empty()) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #include "backend/host_ops.h"
@@ -137,7 +138,7 @@ class ReferenceBackend final : public Backend {
     const Tensor& weight = static_cast<const ReferenceEmbedding&>(table).table.weight;
     hidden.num_tokens = batch.num_tokens();
     for (std::int64_t t = 0; t < hidden.num_tokens; ++t) {
-      const TensorView row = weight.view().rows(batch.tokens[static_cast<std::size_t>(t)], 1);
+      const TensorView row = weight.view().rows(token_of(batch, static_cast<std::size_t>(t)), 1);
       to_float32(row.data(), row.dtype(), hidden.width(), hidden.values.matrix<float>().row(t));
     }
   }
@@ -228,19 +229,42 @@ class ReferenceBackend final : public Backend {
     }
   }
 
+  /// As a device does it: tokens are there at once for the next step, for the host when they are collected.
   void sample(Activation& logits, std::span<const SamplingRow> rows, std::span<SampledToken> out) override {
+    std::vector<SampledToken>& sampled = sampled_.emplace_back(out, rows.size()).tokens;
     pool_.run(static_cast<std::int64_t>(rows.size()), [&](std::int64_t r, int) {
       const auto row = static_cast<std::size_t>(r);
-      out[row] = sample_row(logits.values.matrix<float>().row_span(r), rows[row]);
+      sampled[row] = sample_row(logits.values.matrix<float>().row_span(r), rows[row]);
     });
+    last_tokens_.clear();
+    for (const SampledToken& token : sampled) last_tokens_.push_back(token.token);
   }
+  void collect() override {
+    check(!sampled_.empty(), "collect of a sample that was not launched");
+    std::ranges::move(sampled_.front().tokens, sampled_.front().out.begin());
+    sampled_.pop_front();
+  }
+  int max_steps_in_flight() const override { return 2; }
 
   void read(const Activation& from, Matrix<float> to) override { read_host_activation(from, to); }
   void write(Matrix<const float> from, Activation& to) override { write_host_activation(from, to); }
 
  private:
+  struct Sampled {
+    Sampled(std::span<SampledToken> to, std::size_t size) : out(to), tokens(size) {}
+    std::span<SampledToken> out;
+    std::vector<SampledToken> tokens;
+  };
+
+  std::int32_t token_of(const ForwardBatch& batch, std::size_t t) const {
+    if (batch.sampled_rows.empty() || batch.sampled_rows[t] < 0) return batch.tokens[t];
+    return last_tokens_[static_cast<std::size_t>(batch.sampled_rows[t])];
+  }
+
   BackendOptions options_;
   ThreadPool pool_;
+  std::deque<Sampled> sampled_;  // and not collected
+  std::vector<std::int32_t> last_tokens_;
 };
 
 }  // namespace
