@@ -8,8 +8,6 @@ namespace nibble::backend {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-// vLLM treats smaller temperatures as greedy: dividing by them overflows.
-constexpr float kGreedyTemperature = 1e-5f;
 
 struct Candidate {
   float logit;
@@ -47,17 +45,6 @@ void apply_masks(std::span<float> logits, const SamplingRow& row) {
 
 std::int32_t argmax(std::span<const float> logits) {
   return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
-
-/// A uniform number in [0, 1) from (seed, counter): two rounds of the splitmix64 finaliser.
-double uniform(std::uint64_t seed, std::uint64_t counter) {
-  const auto mix = [](std::uint64_t x) {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-  };
-  return static_cast<double>(mix(mix(seed) ^ counter) >> 11) * 0x1p-53;
 }
 
 /// Keeps the smallest best-first prefix of `candidates` whose probability reaches `top_p`. Only as much is sorted as
@@ -113,10 +100,21 @@ std::int32_t sample_candidates(std::span<float> logits, const SamplingRow& row) 
     std::sort(candidates.begin(), candidates.end(), is_better);
   }
   if (row.top_p < 1) keep_top_p(candidates, row.top_p, max_logit);
-  return draw(candidates, max_logit, uniform(row.seed, row.position));
+  return draw(candidates, max_logit, static_cast<double>(random_bits(row.seed, row.position)) * 0x1p-64);
 }
 
 }  // namespace
+
+// Two rounds of the splitmix64 finaliser.
+std::uint64_t random_bits(std::uint64_t seed, std::uint64_t position) {
+  const auto mix = [](std::uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+  };
+  return mix(mix(seed) ^ position) >> 11 << 11;
+}
 
 double log_sum_exp(std::span<const float> logits) {
   const float max_logit = *std::max_element(logits.begin(), logits.end());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <utility>
 
 #include "core/log.h"
@@ -277,6 +278,23 @@ LoadedModel open_model(const std::filesystem::path& path, const EngineOptions& o
   return model;
 }
 
+namespace {
+
+/// Decode steps as the backend records them, before the first request.
+void capture_steps(LoadedModel& model, const EngineOptions& options) {
+  if (options.enforce_eager) return;
+  const std::int64_t free_before = model.backend->memory().free_bytes;
+  const auto start = std::chrono::steady_clock::now();
+  const std::int64_t max_blocks = (model.max_model_len + options.block_size - 1) / options.block_size;
+  const std::size_t num_sizes = model.decoder->capture(*model.cache, options.max_num_seqs, max_blocks);
+  if (num_sizes == 0) return;
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  log::info("decode steps recorded for {} batch sizes in {:.2f} s, {}", num_sizes, seconds.count(),
+            format_bytes(static_cast<double>(free_before - model.backend->memory().free_bytes)));
+}
+
+}  // namespace
+
 LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& options) {
   LoadedModel model = open_model(path, options);
   model.decoder = load_weights(model);
@@ -288,6 +306,7 @@ LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& o
   const std::int64_t num_blocks = choose_num_blocks(block_bytes, model.max_model_len, options, memory);
   model.max_model_len = fit_max_model_len(model.max_model_len, num_blocks, options, memory);
   model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
+  capture_steps(model, options);
   log::info("{} of weights, KV cache of {} tokens in {}",
             format_bytes(static_cast<double>(model.decoder->weight_bytes())), num_blocks * options.block_size,
             format_bytes(static_cast<double>(num_blocks * block_bytes)));

@@ -76,14 +76,15 @@ void Decoder::reserve(std::int64_t max_tokens, std::int64_t max_logit_rows) {
   max_logit_rows_ = max_logit_rows;
 }
 
-void Decoder::capture(backend::KvCache& cache, std::int64_t max_sequences, std::int64_t max_blocks_per_sequence) {
+std::size_t Decoder::capture(backend::KvCache& cache, std::int64_t max_sequences,
+                             std::int64_t max_blocks_per_sequence) {
   const backend::StepLimits limits{.max_tokens = max_tokens_,
-                                   .max_sequences = std::min(max_sequences, max_logit_rows_),
+                                   .max_sequences = std::min({max_sequences, max_logit_rows_, max_tokens_}),
                                    .max_blocks_per_sequence = max_blocks_per_sequence};
   capture_.reset();
   capture_ = backend_->make_step_capture(limits, cache);
   captured_cache_ = &cache;
-  if (capture_ == nullptr) return;
+  if (capture_ == nullptr) return 0;
   // Largest first: what a first run allocates suffices for the others. Sequences without context touch no cache.
   for (const std::int64_t size : std::views::reverse(capture_->batch_sizes())) {
     const std::vector<std::int32_t> zeros(static_cast<std::size_t>(size * max_blocks_per_sequence + size));
@@ -101,6 +102,7 @@ void Decoder::capture(backend::KvCache& cache, std::int64_t max_sequences, std::
           .logit_rows = std::span(rows).first(num_rows)},
          cache, size);
   }
+  return capture_->batch_sizes().size();
 }
 
 backend::Activation& Decoder::step(const backend::ForwardBatch& batch, backend::KvCache& cache,

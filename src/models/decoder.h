@@ -36,9 +36,10 @@ class Decoder {
   std::int64_t max_tokens() const { return max_tokens_; }
   std::int64_t max_logit_rows() const { return max_logit_rows_; }
 
-  /// Has decode steps on this cache recorded, now, for every batch size up to min(max_sequences, max_logit_rows); does
-  /// nothing on a backend that records nothing. Holds until `reserve`; the cache outlives it. Errors: OutOfMemory.
-  void capture(backend::KvCache& cache, std::int64_t max_sequences, std::int64_t max_blocks_per_sequence);
+  /// Has decode steps on this cache recorded, now, for every batch size up to what was reserved and max_sequences;
+  /// does nothing on a backend that records nothing. Returns how many sizes. Holds until `reserve`; the cache outlives
+  /// it. Errors: OutOfMemory.
+  std::size_t capture(backend::KvCache& cache, std::int64_t max_sequences, std::int64_t max_blocks_per_sequence);
 
   /// One step: the forward pass, which writes the batch's keys and values, and the logits of its first
   /// `num_logit_rows` logit rows, at most max_logit_rows. Valid until the next call.

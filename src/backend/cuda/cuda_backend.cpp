@@ -15,9 +15,10 @@
 #include "backend/cuda/kv_cache.h"
 #include "backend/cuda/norm.h"
 #include "backend/cuda/rows.h"
+#include "backend/cuda/sampler.h"
+#include "backend/cuda/step_graphs.h"
 #include "backend/cuda/step_inputs.h"
 #include "backend/host_ops.h"
-#include "backend/host_sampling.h"
 
 namespace nibble::backend::cuda {
 namespace {
@@ -93,15 +94,36 @@ class CudaBackend final : public Backend {
   }
   ActivationFormat hidden_format() const override { return {.kind = format_}; }
 
+  std::unique_ptr<StepCapture> make_step_capture(const StepLimits& limits, const KvCache& cache) override {
+    inputs_.reserve(limits);
+    if (format_ == ActivationKind::F16) attention_plan_.reserve(limits, cache);
+    return std::make_unique<StepGraphs>(limits, cache);
+  }
   void prepare_step(const ForwardBatch& batch, const KvCache& cache) override {
     inputs_.upload(batch, stream_.get());
-    if (format_ == ActivationKind::F16) attention_plan_.plan(batch, cache, stream_.get());
+    finish_preparation(cache);
+  }
+  void run_step(const ForwardBatch& batch, const KvCache& cache, StepCapture* capture,
+                FunctionRef<void()> body) override {
+    auto* graphs = static_cast<StepGraphs*>(capture);
+    const std::int64_t size = graphs == nullptr ? 0 : graphs->padded_size(batch.num_sequences());
+    if (size == 0 || batch.block_table_stride > graphs->max_blocks_per_sequence()) {
+      prepare_step(batch, cache);
+      body();
+      return;
+    }
+    nibble::check(&cache == &graphs->cache() && batch.num_tokens() == batch.num_sequences() &&
+                      batch.logit_rows.size() == batch.tokens.size(),
+                  "cuda graphs: decodes on the cache that they were recorded for");
+    inputs_.upload_padded(batch, size, graphs->max_blocks_per_sequence(), stream_.get());
+    finish_preparation(cache);
+    graphs->run(size, inputs_.generation() + attention_plan_.generation(), stream_.get(), body);
   }
 
   void embed(const Embedding& table, const ForwardBatch& batch, Activation& hidden) override {
     expect_prepared(batch);
-    cuda::embed(static_cast<const CudaEmbedding&>(table).table, inputs_.batch().tokens, batch.num_tokens(), hidden,
-                stream_.get());
+    cuda::embed(static_cast<const CudaEmbedding&>(table).table, inputs_.batch().tokens, inputs_.batch().num_tokens,
+                hidden, stream_.get());
   }
   void norm(Activation& hidden, const Activation* delta, const Tensor& weight, float eps, Activation& out) override {
     cuda::norm(hidden, delta, weight, eps, out, stream_.get());
@@ -125,17 +147,18 @@ class CudaBackend final : public Backend {
   void gather_rows(const Activation& hidden, const ForwardBatch& batch, std::int64_t first, std::int64_t count,
                    Activation& out) override {
     expect_prepared(batch);
-    nibble::check(first + count <= inputs_.batch().num_logit_rows, "cuda gather_rows: beyond the batch's logit rows");
-    cuda::gather_rows(hidden, inputs_.batch().logit_rows + first, count, out, stream_.get());
+    const auto num_given = static_cast<std::int64_t>(batch.logit_rows.size());
+    nibble::check(first + count <= num_given, "cuda gather_rows: beyond the batch's logit rows");
+    // Padding has logit rows as well, behind the others.
+    const std::int64_t num_padding = inputs_.batch().num_logit_rows - num_given;
+    cuda::gather_rows(hidden, inputs_.batch().logit_rows + first, count + num_padding, out, stream_.get());
   }
 
   void sample(Activation& logits, std::span<const SamplingRow> rows, std::span<SampledToken> out) override {
-    Tensor host = to_host(logits.values.view().rows(0, static_cast<std::int64_t>(rows.size())), stream_.get());
-    pool_.run(static_cast<std::int64_t>(rows.size()), [&](std::int64_t r, int) {
-      const auto row = static_cast<std::size_t>(r);
-      out[row] = sample_row(host.matrix<float>().row_span(r), rows[row]);
-    });
+    sampler_.launch(logits, rows, out);
   }
+  void collect() override { sampler_.collect(); }
+  int max_steps_in_flight() const override { return 2; }
 
   void read(const Activation& from, Matrix<float> to) override {
     Activation host;
@@ -161,8 +184,18 @@ class CudaBackend final : public Backend {
       part.weights = weights::DenseWeights{Tensor::borrow(embedding.table)};
   }
 
+  /// The uploaded batch, padding included: tokens that only the device knows, and attention's plan.
+  void finish_preparation(const KvCache& cache) {
+    const DeviceBatch& batch = inputs_.batch();
+    if (batch.sampled_rows != nullptr) {
+      nibble::check(sampler_.last_tokens() != nullptr, "cuda: sampled_rows before anything was sampled");
+      take_sampled_tokens(sampler_.last_tokens(), batch.sampled_rows, batch.num_tokens, batch.tokens, stream_.get());
+    }
+    if (format_ == ActivationKind::F16) attention_plan_.plan(inputs_.host_batch(), cache, stream_.get());
+  }
+
   void expect_prepared(const ForwardBatch& batch) const {
-    nibble::check(batch.num_tokens() == inputs_.batch().num_tokens, "cuda: the batch is not the prepared one");
+    nibble::check(batch.num_tokens() == inputs_.num_real_tokens(), "cuda: the batch is not the prepared one");
   }
 
   ThreadPool pool_;
@@ -175,6 +208,7 @@ class CudaBackend final : public Backend {
   Scratch scratch_;  // of the linears
   StepInputs inputs_;
   AttentionPlan attention_plan_;
+  Sampler sampler_{stream_.get()};
 };
 
 }  // namespace

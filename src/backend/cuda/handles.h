@@ -27,6 +27,9 @@ using Stream = std::unique_ptr<CUstream_st, Destroy<cudaStreamDestroy>>;
 
 using Event = std::unique_ptr<CUevent_st, Destroy<cudaEventDestroy>>;
 
+using Graph = std::unique_ptr<CUgraph_st, Destroy<cudaGraphDestroy>>;
+using GraphExec = std::unique_ptr<CUgraphExec_st, Destroy<cudaGraphExecDestroy>>;
+
 /// Whether the current device starts a kernel before the one before it has ended (launch.cuh).
 bool can_overlap_launches();
 

@@ -295,10 +295,15 @@ TEST_P(CudaOperations, SampleAndEmbedAgree) {
     Activation values = backend->make_activation(4, 500, ActivationFormat{});
     backend->write(logits.matrix<float>(), values);
     backend->sample(values, rows, backend == cuda_.get() ? actual : expected);
+    backend->collect();
   }
   for (std::size_t r = 0; r < rows.size(); ++r) {
     EXPECT_EQ(actual[r].token, expected[r].token);
-    EXPECT_EQ(actual[r].top_logprobs, expected[r].top_logprobs);
+    ASSERT_EQ(actual[r].top_logprobs.size(), expected[r].top_logprobs.size());
+    for (std::size_t i = 0; i < expected[r].top_logprobs.size(); ++i) {
+      EXPECT_EQ(actual[r].top_logprobs[i].first, expected[r].top_logprobs[i].first);
+      EXPECT_NEAR(actual[r].top_logprobs[i].second, expected[r].top_logprobs[i].second, 1e-5);
+    }
   }
 }
 
