@@ -78,13 +78,20 @@ class EventReader {
     }
     const Json json = parse_json(event, "stream");
     if (json.contains("error")) throw Error(ErrorCode::Unavailable, json["error"].dump());
+    const std::int64_t num_before = completion.num_output_tokens;
+    const bool has_usage = read_usage(json, completion);
     const auto choices = json.find("choices");
-    if (choices != json.end() && !choices->empty()) completion.chunks.push_back(now);
+    if (choices == json.end() || choices->empty()) return;
+    completion.chunks.push_back({now, has_usage ? completion.num_output_tokens - num_before : 1});
+  }
+
+  bool read_usage(const Json& json, StreamedCompletion& completion) {
     const auto usage = json.find("usage");
-    if (usage == json.end() || !usage->is_object()) return;
+    if (usage == json.end() || !usage->is_object()) return false;
     has_usage_ = true;
     completion.num_prompt_tokens = nibble::get<std::int64_t>(*usage, "prompt_tokens");
     completion.num_output_tokens = nibble::get<std::int64_t>(*usage, "completion_tokens");
+    return true;
   }
 
   std::size_t read_ = 0;  // bytes of the body

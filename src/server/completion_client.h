@@ -10,11 +10,18 @@
 
 namespace nibble::server {
 
+/// A piece of a stream that brings text or ends it.
+struct CompletionChunk {
+  std::chrono::steady_clock::time_point arrived;
+  std::int64_t num_tokens =
+      1;  // text is held back until characters are complete; from the running usage, where it has one
+};
+
 /// What came back for one streamed completion.
 struct StreamedCompletion {
   std::chrono::steady_clock::time_point sent;
-  std::vector<std::chrono::steady_clock::time_point> chunks;  // when each one with a choice arrived
-  std::int64_t num_prompt_tokens = 0;                         // as the usage says
+  std::vector<CompletionChunk> chunks;
+  std::int64_t num_prompt_tokens = 0;  // as the usage says
   std::int64_t num_output_tokens = 0;
 };
 

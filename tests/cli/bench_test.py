@@ -25,7 +25,8 @@ class Bench(unittest.TestCase):
         cls.temporary.cleanup()
 
     def bench(self, *flags):
-        return subprocess.run([NIBBLE, "bench", self.folder / "model", "--device", DEVICE, "--iterations", "1", *flags],
+        return subprocess.run([NIBBLE, "bench", self.folder / "model", "--device", DEVICE, "--iterations", "1",
+                               "--num-iters-warmup", "0", *flags],
                               capture_output=True, timeout=60)
 
     def test_every_batch_size_and_prompt_length_is_a_row(self):

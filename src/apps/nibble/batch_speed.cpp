@@ -107,12 +107,12 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-BatchSpeed measure_batches(engine::Engine& engine, const BatchShape& shape, std::int64_t iterations,
+BatchSpeed measure_batches(engine::Engine& engine, const BatchShape& shape, const BatchRepeats& repeats,
                            std::mt19937& random) {
-  run_batch(engine, shape, random);  // touches memory that later batches find in place
+  for (std::int64_t i = 0; i < repeats.warmup; ++i) run_batch(engine, shape, random);
   const std::int64_t preemptions_before = engine.stats().num_preemptions;
   std::vector<double> latency, prefill, step;
-  for (std::int64_t i = 0; i < iterations; ++i) {
+  for (std::int64_t i = 0; i < repeats.measured; ++i) {
     const Run run = run_batch(engine, shape, random);
     latency.push_back(run.latency_seconds);
     prefill.push_back(static_cast<double>(shape.batch_size * shape.input_len) / run.prefill_seconds);

@@ -23,9 +23,14 @@ struct BatchSpeed {
   std::int64_t num_preemptions = 0;  // of all batches: the KV cache was too small for the shape
 };
 
-/// Random prompts that share no prefix, `iterations` times after one batch that is not measured.
-/// Errors: as Engine::submit; Internal where a request fails.
-BatchSpeed measure_batches(engine::Engine& engine, const BatchShape& shape, std::int64_t iterations,
+/// How often a batch is run: first some times unmeasured, which touches memory that later batches find in place.
+struct BatchRepeats {
+  std::int64_t warmup = 1;
+  std::int64_t measured = 3;
+};
+
+/// Random prompts that share no prefix. Errors: as Engine::submit; Internal where a request fails.
+BatchSpeed measure_batches(engine::Engine& engine, const BatchShape& shape, const BatchRepeats& repeats,
                            std::mt19937& random);
 
 }  // namespace nibble::apps

@@ -33,7 +33,7 @@ struct BenchOptions {
   std::vector<std::int64_t> input_lens{512};
   std::int64_t output_len = 128;
   std::vector<std::string> shapes;
-  std::int64_t iterations = 3;
+  BatchRepeats repeats;
   std::string json_file;
   engine::EngineOptions engine;
 };
@@ -121,14 +121,17 @@ int bench(BenchOptions options) {
   std::mt19937 random(0);
   Json rows = Json::array();
   for (const BatchShape& shape : shapes) {
-    const BatchSpeed speed = measure_batches(*engine, shape, options.iterations, random);
+    const BatchSpeed speed = measure_batches(*engine, shape, options.repeats, random);
     print_speed(shape, speed);
     rows.push_back(to_json(shape, speed));
   }
   if (!options.json_file.empty()) {
-    const Json json = {
-        {"model", options.model},       {"description", engine->description()},   {"iterations", options.iterations},
-        {"load_seconds", load_seconds}, {"weight_bytes", engine->weight_bytes()}, {"rows", rows}};
+    const Json json = {{"model", options.model},
+                       {"description", engine->description()},
+                       {"iterations", options.repeats.measured},
+                       {"load_seconds", load_seconds},
+                       {"weight_bytes", engine->weight_bytes()},
+                       {"rows", rows}};
     write_text_file(options.json_file, json.dump(2) + "\n");
   }
   return 0;
@@ -153,10 +156,11 @@ std::function<int()> add_bench(CLI::App& command) {
   command
       .add_option("--shape", options->shapes, "BATCHxINPUTxOUTPUT, like 8x512x128: these instead of the three above")
       ->delimiter(',');
-  command
-      .add_option("--iterations,--num-iters", options->iterations,
-                  "measured batches, after one that is not; medians are printed")
+  command.add_option("--iterations,--num-iters", options->repeats.measured, "measured batches; medians are printed")
       ->check(at_least(1))
+      ->capture_default_str();
+  command.add_option("--num-iters-warmup", options->repeats.warmup, "batches before those")
+      ->check(at_least(0))
       ->capture_default_str();
   command.add_option("--json,--output-json", options->json_file, "write the result there too")->type_name("FILE");
   add_engine_flags(command, options->engine);

@@ -76,7 +76,7 @@ void print_result(const ServeLoad& load, const ServeLoadResult& result) {
   };
   row("time to first token", result.ttft);
   row("time per output token", result.tpot);
-  row("between chunks (ITL)", result.itl);
+  row("between tokens (ITL)", result.itl);
   row("whole request", result.end_to_end);
 }
 

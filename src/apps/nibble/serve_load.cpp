@@ -53,7 +53,7 @@ std::vector<std::string> make_bodies(const ServeLoad& load) {
                        {"max_tokens", load.output_len},
                        {"ignore_eos", true},
                        {"stream", true},
-                       {"stream_options", {{"include_usage", true}}}};
+                       {"stream_options", {{"include_usage", true}, {"continuous_usage_stats", true}}}};
     bodies.push_back(body.dump());
   }
   return bodies;
@@ -80,15 +80,19 @@ ServeLoadResult summarize(const std::vector<StreamedCompletion>& completions, st
     ++result.num_completed;
     result.num_input_tokens += completion.num_prompt_tokens;
     result.num_output_tokens += completion.num_output_tokens;
-    const Clock::time_point first = completion.chunks.front();
-    const Clock::time_point last = completion.chunks.back();
+    const Clock::time_point first = completion.chunks.front().arrived;
+    const Clock::time_point last = completion.chunks.back().arrived;
     ttft.push_back(milliseconds(first - completion.sent));
     end_to_end.push_back(milliseconds(last - completion.sent));
     if (completion.num_output_tokens > 1) {
       tpot.push_back(milliseconds(last - first) / static_cast<double>(completion.num_output_tokens - 1));
     }
     for (std::size_t i = 1; i < completion.chunks.size(); ++i) {
-      itl.push_back(milliseconds(completion.chunks[i] - completion.chunks[i - 1]));
+      const server::CompletionChunk& chunk = completion.chunks[i];
+      if (chunk.num_tokens <= 0) continue;  // one that only ends the stream
+      const double elapsed = milliseconds(chunk.arrived - completion.chunks[i - 1].arrived);
+      const auto count = static_cast<std::size_t>(chunk.num_tokens);
+      itl.insert(itl.end(), count, elapsed / static_cast<double>(count));
     }
   }
   result.ttft = statistics_of(std::move(ttft));

@@ -35,7 +35,7 @@ struct ServeLoadResult {
   double duration_seconds = 0;   // from the first request to the end of the last
   LatencyStatistics ttft;        // sent → first chunk
   LatencyStatistics tpot;        // of a request: first chunk → last, by tokens after the first
-  LatencyStatistics itl;         // between chunks
+  LatencyStatistics itl;         // between tokens; those of one chunk share the time since the last
   LatencyStatistics end_to_end;  // sent → last chunk
 };
 
