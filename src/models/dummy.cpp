@@ -119,8 +119,9 @@ weights::CodebookWeights random_codebook(const Shape& shape, std::int32_t bits, 
   return w;
 }
 
-/// Byte-level tokenizer without merges: id = byte, so that any text encodes.
-std::string byte_level_tokenizer_json() {
+/// Byte-level tokenizer without merges: id = byte, so that any text encodes. The ids above are words, so that whatever
+/// a model of random weights says is text, token by token.
+std::string byte_level_tokenizer_json(std::int64_t vocab_size) {
   Json vocabulary = Json::object();
   int next_unprintable = 256;
   for (int byte = 0; byte < 256; ++byte) {
@@ -136,6 +137,8 @@ std::string byte_level_tokenizer_json() {
     }
     vocabulary[token] = byte;
   }
+  // U+0120 stands for a space.
+  for (std::int64_t id = 256; id < vocab_size; ++id) vocabulary["\xc4\xa0w" + std::to_string(id)] = id;
   const Json byte_level = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
   return Json{{"version", "1.0"},
@@ -175,7 +178,7 @@ class DummyCheckpoint final : public formats::Checkpoint {
 
   std::optional<std::string> side_file(std::string_view name) const override {
     if (std::filesystem::exists(folder_ / name)) return read_text_file(folder_ / name);
-    if (name == "tokenizer.json") return byte_level_tokenizer_json();
+    if (name == "tokenizer.json") return byte_level_tokenizer_json(model_.vocab_size);
     return std::nullopt;
   }
 
