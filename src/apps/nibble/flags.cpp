@@ -59,6 +59,8 @@ void add_engine_flags(CLI::App& command, engine::EngineOptions& engine) {
   command.add_option("--load-format", engine.load_format, "auto, safetensors, gguf or dummy")->capture_default_str();
   command.add_flag("--enforce-eager,!--no-enforce-eager", engine.enforce_eager,
                    "no CUDA graphs: every step launches its kernels one by one");
+  command.add_flag("--async-scheduling,!--no-async-scheduling", engine.async_scheduling,
+                   "launch a GPU's next step before the last one's tokens are read (default: on)");
   command.add_option("--max-model-len", engine.max_model_len, "context length (8192, 8k, 25.6k); default: config.json")
       ->transform(human_count());
 }

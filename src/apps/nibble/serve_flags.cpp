@@ -114,8 +114,6 @@ void register_model_flags(CLI::App& command, ServeFlags& flags) {
 void register_engine_flags(CLI::App& command, ServeFlags& flags) {
   engine::EngineOptions& engine = flags.engine;
   add_engine_flags(command, engine);
-  command.add_flag("--async-scheduling,!--no-async-scheduling", engine.async_scheduling,
-                   "launch a GPU's next step before the last one's tokens are read (default: on)");
   flags.without_effect["--enforce-eager"] = command.get_option("--enforce-eager");
   command.add_option("--max-num-seqs", engine.max_num_seqs, "sequences that run at once")
       ->check(at_least(1))
