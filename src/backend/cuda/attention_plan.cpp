@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "backend/cuda/attention_merge.h"
 #include "backend/cuda/device.h"
@@ -15,6 +14,10 @@ constexpr std::size_t kListAlignment = 16;
 // Below, a block's start and the merge cost more than the reads it saves.
 constexpr std::int32_t kMinDecodeChunk = 128;
 constexpr std::int32_t kMinPrefillChunk = 512;
+
+std::int64_t div_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 
 AttentionHeads heads_of(const KvSpec& layer) {
   return {layer.num_heads, layer.num_kv_heads, layer.sliding_window};
@@ -45,28 +48,53 @@ bool AttentionPlan::is_supported(const KvSpec& layer, ActivationKind activations
 }
 
 void AttentionPlan::reserve(const StepLimits& limits, const KvCache& cache) {
-  std::vector<std::int32_t> ones(static_cast<std::size_t>(limits.max_sequences), 1);
-  std::vector<std::int32_t> query_start(ones.size() + 1);
-  std::iota(query_start.begin(), query_start.end(), 0);
-  // The lists of a decode step depend on the number of its sequences alone.
-  make_lists({.tokens = ones,
-              .positions = ones,
-              .query_start = query_start,
-              .context_len = ones,
-              .block_table = {},
-              .block_table_stride = limits.max_blocks_per_sequence,
-              .slot_mapping = {},
-              .logit_rows = {}},
-             cache);
-  make_room();
+  find_kinds(cache);
+  const auto sequences = static_cast<std::int64_t>(limits.max_sequences);
+  std::int64_t lists = 3 * 4 * (sequences + 1), results = 0, widest = 0;
+  for (const Planned& planned : planned_) {
+    const KvSpec& layer = planned.layer;
+    const AttentionHeads heads = heads_of(layer);
+    const std::int32_t long_rows = prefill_tile_rows(layer.head_dim);
+    const std::int64_t decode_tiles = fa2_max_tiles(sequences * div_up(heads.group_size(), kDecodeTileRows), heads,
+                                                    num_slots(layer, kDecodeTileRows));
+    const std::int64_t long_tiles = fa2_max_tiles(limits.max_tokens * heads.group_size() / long_rows + sequences, heads,
+                                                  num_slots(layer, long_rows));
+    const std::int64_t items = heads.num_heads * (limits.max_tokens / fa3_tile_rows(layer.head_dim) + sequences);
+    // Three indices and a flag a tile, a row of merges a token, seven numbers an item of FA3; rounding of places.
+    lists += 13 * (decode_tiles + long_tiles) + 8 * sequences + 12 * limits.max_tokens + 28 * items + 4096;
+    const bool is_split = !has_fa3(layer.head_dim, layer.dtype, layer.sliding_window, compute_major_);
+    const std::int64_t long_results = is_split ? std::int64_t{num_slots(layer, long_rows)} * long_rows * 3 / 2 : 0;
+    results = std::max({results, decode_tiles * heads.num_heads, long_results});
+    widest = std::max(widest, std::int64_t{layer.head_dim});
+  }
+  make_room(lists, results, results * widest);
+  planned_.clear();
   num_tokens_ = 0;
 }
 
 void AttentionPlan::plan(const ForwardBatch& batch, const KvCache& cache, cudaStream_t stream) {
   make_lists(batch, cache);
   if (staged_.empty()) return;
-  make_room();
+  std::int64_t results = 0, elements = 0;
+  for (const Planned& planned : planned_) {
+    for (const auto& fa2 : {planned.decode, planned.prefill_fa2}) {
+      if (!fa2) continue;
+      results = std::max(results, fa2->num_partials * planned.layer.num_heads);
+      elements = std::max(elements, fa2->num_partials * planned.layer.num_heads * planned.layer.head_dim);
+    }
+  }
+  make_room(static_cast<std::int64_t>(staged_.size()), results, elements);
   upload(stream);
+}
+
+void AttentionPlan::find_kinds(const KvCache& cache) {
+  planned_.clear();
+  for (std::int64_t l = 0; l < cache.num_layers(); ++l) {
+    const KvSpec& layer = cache.layer(l);
+    if (!is_supported(layer, ActivationKind::F16)) continue;
+    const auto is_known = [&](const Planned& planned) { return is_same_kind(planned.layer, layer); };
+    if (std::ranges::none_of(planned_, is_known)) planned_.push_back({.layer = layer});
+  }
 }
 
 void AttentionPlan::make_lists(const ForwardBatch& batch, const KvCache& cache) {
@@ -75,13 +103,7 @@ void AttentionPlan::make_lists(const ForwardBatch& batch, const KvCache& cache) 
   num_sequences_ = static_cast<std::int32_t>(batch.num_sequences());
   is_decode_ = num_tokens_ == num_sequences_;
   block_table_stride_ = batch.block_table_stride;
-  planned_.clear();
-  for (std::int64_t l = 0; l < cache.num_layers(); ++l) {
-    const KvSpec& layer = cache.layer(l);
-    if (!is_supported(layer, ActivationKind::F16)) continue;
-    const auto is_known = [&](const Planned& planned) { return is_same_kind(planned.layer, layer); };
-    if (std::ranges::none_of(planned_, is_known)) planned_.push_back({.layer = layer});
-  }
+  find_kinds(cache);
   if (planned_.empty() || num_tokens_ == 0) return;
 
   table_starts_.resize(static_cast<std::size_t>(num_sequences_) + 1);
@@ -115,25 +137,28 @@ void AttentionPlan::plan_layer(Planned& planned, const ForwardBatch& batch, std:
   }
 }
 
+std::int32_t AttentionPlan::num_slots(const KvSpec& layer, std::int32_t tile_rows) const {
+  return num_multiprocessors_ * fa2_blocks_per_multiprocessor(layer.head_dim, layer.dtype, tile_rows);
+}
+
 AttentionPlan::PlannedFa2 AttentionPlan::plan_fa2(std::span<const SequenceLengths> sequences, const KvSpec& layer,
                                                   std::int32_t tile_rows, std::int32_t block_size) {
   const bool is_decode_tile = tile_rows == kDecodeTileRows;
   const AttentionHeads heads = heads_of(layer);
-  const Fa2Limits limits{
-      .tile_rows = tile_rows,
-      .block_size = block_size,
-      .num_slots = num_multiprocessors_ * fa2_blocks_per_multiprocessor(layer.head_dim, layer.dtype, tile_rows),
-      .min_chunk_len = is_decode_tile ? kMinDecodeChunk : kMinPrefillChunk,
-      .always_split = is_decode_tile,
-      .num_sequences = num_sequences_};
+  const Fa2Limits limits{.tile_rows = tile_rows,
+                         .block_size = block_size,
+                         .num_slots = num_slots(layer, tile_rows),
+                         .min_chunk_len = is_decode_tile ? kMinDecodeChunk : kMinPrefillChunk,
+                         .always_split = is_decode_tile,
+                         .num_sequences = num_sequences_};
   schedule_fa2(sequences, heads, limits, fa2_);
 
   // The grid of a decode step, and with it the place of all that follows, hangs on the number of sequences alone.
   std::size_t num_tiles = fa2_.sequence.size();
   std::int64_t num_partials = fa2_.num_partials;
   if (is_decode_) {
-    const std::int32_t tiles_per_token = (heads.group_size() + tile_rows - 1) / tile_rows;
-    const std::int32_t most = fa2_max_tiles(std::int64_t{num_sequences_} * tiles_per_token, heads, limits.num_slots);
+    const std::int32_t most =
+        fa2_max_tiles(num_sequences_ * div_up(heads.group_size(), tile_rows), heads, limits.num_slots);
     nibble::check(num_tiles <= static_cast<std::size_t>(most), "attention plan: more tiles than the grid has");
     num_tiles = static_cast<std::size_t>(most);
     num_partials = most;
@@ -180,24 +205,16 @@ std::size_t AttentionPlan::place(std::span<const T> values, std::size_t capacity
   return begin;
 }
 
-void AttentionPlan::make_room() {
-  std::size_t partials = 0, sums = 0;
-  for (const Planned& planned : planned_) {
-    for (const auto& fa2 : {planned.decode, planned.prefill_fa2}) {
-      if (!fa2) continue;
-      const auto rows = static_cast<std::size_t>(fa2->num_partials * planned.layer.num_heads);
-      partials = std::max(partials, rows * static_cast<std::size_t>(planned.layer.head_dim) * sizeof(std::uint16_t));
-      sums = std::max(sums, rows * sizeof(float));
-    }
-  }
-  const auto grow = [&](Buffer& buffer, std::size_t size_bytes) {
+void AttentionPlan::make_room(std::int64_t list_bytes, std::int64_t results, std::int64_t elements) {
+  const auto grow = [&](Buffer& buffer, std::int64_t needed) {
+    const auto size_bytes = static_cast<std::size_t>(needed);
     if (buffer.size_bytes() >= size_bytes) return;
     buffer = device_buffer(std::max(size_bytes, 2 * buffer.size_bytes()));
     ++generation_;
   };
-  grow(lists_, staged_.size());
-  grow(partials_, partials);
-  grow(partial_sums_, sums);
+  grow(lists_, list_bytes);
+  grow(partials_, elements * 2);
+  grow(partial_sums_, results * 4);
 }
 
 void AttentionPlan::upload(cudaStream_t stream) {

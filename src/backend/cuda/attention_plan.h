@@ -29,7 +29,7 @@ class AttentionPlan {
  public:
   AttentionPlan();
 
-  /// Room for every decode step up to these limits, so that it never grows in the middle of serving.
+  /// Room for steps up to these limits, so that nothing grows in the middle of serving.
   void reserve(const StepLimits& limits, const KvCache& cache);
 
   /// Plans every kind of layer in the cache that these kernels know and uploads the lists. Waits only for the upload
@@ -68,14 +68,17 @@ class AttentionPlan {
     std::optional<PlannedFa3> prefill_fa3;
   };
 
+  void find_kinds(const KvCache& cache);
   void make_lists(const ForwardBatch& batch, const KvCache& cache);
   void plan_layer(Planned& planned, const ForwardBatch& batch, std::int32_t block_size);
+  std::int32_t num_slots(const KvSpec& layer, std::int32_t tile_rows) const;
   PlannedFa2 plan_fa2(std::span<const SequenceLengths> sequences, const KvSpec& layer, std::int32_t tile_rows,
                       std::int32_t block_size);
   PlannedFa3 plan_fa3(std::span<const SequenceLengths> sequences, const KvSpec& layer);
   template <class T>
   std::size_t place(std::span<const T> values, std::size_t capacity = 0);
-  void make_room();
+  /// At least so many bytes of lists, and partial results: rows of a head, their elements.
+  void make_room(std::int64_t list_bytes, std::int64_t results, std::int64_t elements);
   void upload(cudaStream_t stream);
   void run_fa2_and_merge(const PagedAttention& attention, const PlannedFa2& planned, cudaStream_t stream) const;
   template <class T>

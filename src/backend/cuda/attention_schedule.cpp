@@ -48,6 +48,7 @@ std::int64_t choose_chunk_blocks(std::span<const SequenceLengths> sequences, con
   const std::int64_t last = div_up(longest, limits.block_size);
   if (row_tiles == 0) return last;
   const bool is_full = row_tiles * heads.num_kv_heads >= limits.num_slots;
+  if (is_full && !limits.always_split) return last;
   std::int64_t low =
       is_full ? div_up(2 * visible, row_tiles * limits.block_size) : div_up(limits.min_chunk_len, limits.block_size);
   const std::int64_t max_tiles = fa2_max_tiles(row_tiles, heads, limits.num_slots);

@@ -59,7 +59,7 @@ struct Fa2Limits {
 };
 
 /// Tiles for the most thread blocks that `fa2_max_tiles` allows. Long contexts are split so that the device is full
-/// where rows alone do not fill it; where they do, only what is twice as long as the mean is.
+/// where rows alone do not fill it; where they do, only what is twice as long as the mean is, with always_split.
 void schedule_fa2(std::span<const SequenceLengths> sequences, const AttentionHeads& heads, const Fa2Limits& limits,
                   Fa2Schedule& schedule);
 
