@@ -18,6 +18,7 @@
 #include "backend/cuda/sampler.h"
 #include "backend/cuda/step_graphs.h"
 #include "backend/cuda/step_inputs.h"
+#include "backend/cuda/uploader.h"
 #include "backend/host_ops.h"
 
 namespace nibble::backend::cuda {
@@ -26,7 +27,7 @@ namespace {
 class CudaEmbedding final : public Embedding {
  public:
   explicit CudaEmbedding(Tensor on_device) : table(std::move(on_device)) {}
-  Tensor table;  // [vocab_size, hidden_size] in the checkpoint's float dtype
+  Tensor table;  // [vocab_size, hidden_size] in a float dtype
 };
 
 /// f32 [max_positions, head_dim / 2] each.
@@ -60,6 +61,11 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Linear> make_linear(std::vector<weights::LinearPart> parts, const LinearSpec& spec) override {
     if (spec.tied_to != nullptr) share_table(*static_cast<const CudaEmbedding*>(spec.tied_to), parts.front());
+    try {
+      uploader_.upload(parts, values_dtype(format_));
+    } catch (const Error& error) {
+      throw error.in(spec.name);
+    }
     return make_cuda_linear(parts, spec,
                             {.format = format_,
                              .fp8_activations = fp8_activations_,
@@ -69,10 +75,12 @@ class CudaBackend final : public Backend {
                              .stream = stream_.get()});
   }
   void quantize_to_fp8(std::vector<weights::LinearPart>& parts, weights::Fp8Granularity granularity) override {
-    quantize_parts_to_fp8(parts, granularity, stream_.get());
+    quantize_parts_to_fp8(parts, granularity, uploader_);
   }
   std::unique_ptr<Embedding> make_embedding(weights::DenseWeights table) override {
-    return std::make_unique<CudaEmbedding>(to_device(table.weight, stream_.get()));
+    // In the dtype of a tied lm_head where that costs no memory.
+    const DType dtype = format_ == ActivationKind::F16 ? DType::F16 : table.weight.dtype();
+    return std::make_unique<CudaEmbedding>(uploader_.upload_as(table.weight, dtype));
   }
   std::unique_ptr<Rope> make_rope(const RopeSpec& spec) override {
     return std::make_unique<CudaRope>(spec, stream_.get());
@@ -201,6 +209,7 @@ class CudaBackend final : public Backend {
   ThreadPool pool_;
   std::int64_t used_at_start_ = device_memory().used_bytes;
   Stream stream_;
+  Uploader uploader_{pool_, stream_.get()};
   ActivationKind format_;
   Fp8Activations fp8_activations_;
   CublasLt cublas_;

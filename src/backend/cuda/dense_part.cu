@@ -1,4 +1,3 @@
-#include <cmath>
 #include <span>
 #include <utility>
 #include <vector>
@@ -31,36 +30,23 @@ class DensePart final : public StreamedPart<DenseCodec> {
   Tensor weight_;  // [out, in]
 };
 
-/// The weight itself where it has the dtype. Errors: Unsupported where f16 cannot hold one.
-Tensor convert_checked(const Tensor& weight, DType dtype) {
-  if (weight.dtype() == dtype) return Tensor::borrow(weight);
-  Tensor converted = to_dtype(weight, dtype);
-  if (dtype != DType::F16) return converted;
-  for (const Half value : converted.span<Half>()) {
-    if (std::isfinite(to_float(value))) continue;
-    throw Error(ErrorCode::Unsupported,
-                "holds weights beyond f16's range (65504), and CUDA runs f16 so far: use --device cpu");
-  }
-  return converted;
-}
-
 }  // namespace
 
 std::unique_ptr<DevicePart> make_dense_part(std::span<const weights::DenseWeights* const> parts, ActivationKind kind,
                                             cudaStream_t stream) {
   const DType dtype = kind == ActivationKind::F32 ? DType::F32 : DType::F16;
-  const Tensor& first = parts.front()->weight;
-  if (first.device().kind == DeviceKind::Cuda && !first.owns()) {
-    nibble::check(first.dtype() == dtype, "dense weights on the device have the dtype of the inputs");
-    return std::make_unique<DensePart>(Tensor::borrow(first));
+  std::vector<TensorView> rows;
+  for (const auto* part : parts) {
+    rows.emplace_back(part->weight);
+    nibble::check(part->weight.device().kind == DeviceKind::Cuda && part->weight.dtype() == dtype,
+                  "dense weights are on the device, in the dtype of the inputs");
   }
-  std::vector<Tensor> converted;
-  for (const auto* part : parts) converted.push_back(convert_checked(part->weight, dtype));
-  return std::make_unique<DensePart>(join_rows(std::vector<TensorView>(converted.begin(), converted.end()), stream));
+  if (!parts.front()->weight.owns()) return std::make_unique<DensePart>(Tensor::borrow(rows.front()));
+  return std::make_unique<DensePart>(join_rows(rows, stream));
 }
 
 bool can_join(const weights::DenseWeights& a, const weights::DenseWeights& b) {
-  return a.weight.device().kind == DeviceKind::Host && b.weight.device().kind == DeviceKind::Host;
+  return a.weight.owns() && b.weight.owns();
 }
 
 }  // namespace nibble::backend::cuda

@@ -69,8 +69,8 @@ class DevicePart {
   std::int64_t size_bytes_ = 0;
 };
 
-/// Float weights in the dtype of `kind`: `parts` that can_join become one. A table on the device that a part borrows is
-/// borrowed. Errors: Unsupported where a weight lies beyond f16's range; OutOfMemory.
+/// Float weights on the device (Uploader), in the dtype of `kind`: `parts` that can_join become one. A table that a
+/// single part borrows is borrowed. Errors: OutOfMemory.
 std::unique_ptr<DevicePart> make_dense_part(std::span<const weights::DenseWeights* const> parts, ActivationKind kind,
                                             cudaStream_t stream);
 bool can_join(const weights::DenseWeights& a, const weights::DenseWeights& b);

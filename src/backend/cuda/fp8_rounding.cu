@@ -184,11 +184,11 @@ class Fp8Rounding {
   cudaStream_t stream_;
 };
 
-std::vector<weights::Fp8Weights> round_with_shared_scale(std::span<const TensorView> parts, cudaStream_t stream) {
-  Fp8Rounding rounding(stream);
+std::vector<weights::Fp8Weights> round_with_shared_scale(std::span<const TensorView> parts, Uploader& uploader) {
+  Fp8Rounding rounding(uploader.stream());
   std::vector<Tensor> floats;
   for (const TensorView& part : parts) {
-    floats.push_back(to_device(part, stream));
+    floats.push_back(uploader.upload(part));
     rounding.measure(floats.back());
   }
   rounding.expect_finite();
@@ -203,12 +203,12 @@ std::vector<weights::Fp8Weights> round_with_shared_scale(std::span<const TensorV
 }  // namespace
 
 std::vector<weights::Fp8Weights> quantize_fp8(std::span<const TensorView> parts, weights::Fp8Granularity granularity,
-                                              cudaStream_t stream) {
-  if (granularity == weights::Fp8Granularity::PerTensor) return round_with_shared_scale(parts, stream);
-  Fp8Rounding rounding(stream);
+                                              Uploader& uploader) {
+  if (granularity == weights::Fp8Granularity::PerTensor) return round_with_shared_scale(parts, uploader);
+  Fp8Rounding rounding(uploader.stream());
   std::vector<weights::Fp8Weights> rounded;
   for (const TensorView& part : parts) {
-    const Tensor floats = to_device(part, stream);
+    const Tensor floats = uploader.upload(part);
     const std::int64_t out = part.shape()[0];
     const std::int64_t in = part.shape()[1];
     if (granularity == weights::Fp8Granularity::PerChannel) {
@@ -224,12 +224,12 @@ std::vector<weights::Fp8Weights> quantize_fp8(std::span<const TensorView> parts,
 }
 
 void quantize_parts_to_fp8(std::span<weights::LinearPart> parts, weights::Fp8Granularity granularity,
-                           cudaStream_t stream) {
+                           Uploader& uploader) {
   std::vector<TensorView> views;
   for (const weights::LinearPart& part : parts) {
     if (const auto* dense = std::get_if<weights::DenseWeights>(&part.weights)) views.emplace_back(dense->weight);
   }
-  std::vector<weights::Fp8Weights> rounded = quantize_fp8(views, granularity, stream);
+  std::vector<weights::Fp8Weights> rounded = quantize_fp8(views, granularity, uploader);
   auto next = rounded.begin();
   for (weights::LinearPart& part : parts) {
     if (std::holds_alternative<weights::DenseWeights>(part.weights)) part.weights = std::move(*next++);

@@ -1,10 +1,9 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <span>
 #include <vector>
 
+#include "backend/cuda/uploader.h"
 #include "weights/fp8.h"
 
 namespace nibble::backend::cuda {
@@ -14,9 +13,9 @@ namespace nibble::backend::cuda {
 /// on the device, the scales are on the host. Waits for the device.
 /// Errors: Corrupt where a weight is NaN or infinite; OutOfMemory.
 std::vector<weights::Fp8Weights> quantize_fp8(std::span<const TensorView> parts, weights::Fp8Granularity granularity,
-                                              cudaStream_t stream);
+                                              Uploader& uploader);
 /// The float weights among the parts of one fused linear become Fp8Weights. Errors: as quantize_fp8.
 void quantize_parts_to_fp8(std::span<weights::LinearPart> parts, weights::Fp8Granularity granularity,
-                           cudaStream_t stream);
+                           Uploader& uploader);
 
 }  // namespace nibble::backend::cuda

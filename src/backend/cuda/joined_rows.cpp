@@ -23,7 +23,7 @@ Tensor join_rows(std::span<const TensorView> parts, cudaStream_t stream) {
   Buffer joined = device_buffer(size_bytes);
   auto* to = static_cast<std::byte*>(joined.data());
   for (const TensorView& part : parts) {
-    check(cudaMemcpyAsync(to, part.data(), part.size_bytes(), cudaMemcpyHostToDevice, stream));
+    check(cudaMemcpyAsync(to, part.data(), part.size_bytes(), cudaMemcpyDefault, stream));
     to += part.size_bytes();
   }
   check(cudaStreamSynchronize(stream));

@@ -10,7 +10,7 @@
 /// Rows of a fused linear's parts, one after the other in one tensor on the device.
 namespace nibble::backend::cuda {
 
-/// All [rows, cols] of one dtype and cols.
+/// All [rows, cols] of one dtype and cols, on the host or on the device.
 Tensor join_rows(std::span<const TensorView> parts, cudaStream_t stream);
 
 /// Rows of bytes, on the host or the device, as u8 [rows up to a multiple of row_multiple, row_bytes], zeros where

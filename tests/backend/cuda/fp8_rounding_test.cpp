@@ -62,11 +62,12 @@ void expect_equal(const Tensor& device_codes, const Tensor& host_codes, const st
 void expect_same_as_host(const std::vector<Tensor>& parts, const std::string& label) {
   ThreadPool pool(2);
   const Stream stream = make_stream();
+  Uploader uploader(pool, stream.get());
   const std::vector<TensorView> views(parts.begin(), parts.end());
   for (const Fp8Granularity granularity : kGranularities) {
     const std::string which = label + ", granularity " + std::to_string(static_cast<int>(granularity));
     const std::vector<Fp8Weights> host = weights::quantize_fp8(views, granularity, pool);
-    const std::vector<Fp8Weights> device = quantize_fp8(views, granularity, stream.get());
+    const std::vector<Fp8Weights> device = quantize_fp8(views, granularity, uploader);
     ASSERT_EQ(device.size(), host.size());
     for (std::size_t p = 0; p < host.size(); ++p) {
       EXPECT_EQ(device[p].block_size, host[p].block_size) << which;
@@ -139,7 +140,9 @@ TEST(CudaFp8Rounding, GivesTheHostsBitsAtTheEdges) {
 
 TEST(CudaFp8Rounding, RefusesWhatIsNoNumberLikeTheHost) {
   if (!has_gpu()) GTEST_SKIP() << "needs an NVIDIA GPU";
+  ThreadPool pool(2);
   const Stream stream = make_stream();
+  Uploader uploader(pool, stream.get());
   for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(),
                           -std::numeric_limits<float>::infinity()}) {
     for (const DType dtype : {DType::F32, DType::F16, DType::BF16}) {
@@ -149,7 +152,7 @@ TEST(CudaFp8Rounding, RefusesWhatIsNoNumberLikeTheHost) {
       const TensorView view = tensor;
       for (const Fp8Granularity granularity : kGranularities) {
         expect_error(ErrorCode::Corrupt, "weight holds NaN or infinity",
-                     [&] { quantize_fp8({&view, 1}, granularity, stream.get()); });
+                     [&] { quantize_fp8({&view, 1}, granularity, uploader); });
       }
     }
   }
