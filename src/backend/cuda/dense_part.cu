@@ -22,6 +22,8 @@ class DensePart final : public StreamedPart<DenseCodec> {
     codec_.out_features = static_cast<std::int32_t>(out_features_);
   }
 
+  /// Beyond, cuBLASLt reads f16 as fast.
+  std::int64_t max_streamed_tokens() const override { return is_streamed_ ? 8 : 0; }
   const void* dense(ActivationKind, RowRange, void*, cudaStream_t) const override { return weight_.view().data(); }
   std::int64_t dense_rows(ActivationKind) const override { return out_features_; }
   std::size_t scratch_bytes(ActivationKind) const override { return 0; }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/handles.h"
@@ -52,40 +53,56 @@ class InputFragments {
  public:
   using Fragments = uint4[kTokenTiles][kSegments];
 
-  __device__ InputFragments(const StreamProduct& p, int lane)
-      : num_cols_(p.num_cols), col_(Codec::lane_column(lane % 4)) {
+  /// Of blocks [first_block, end_block), again and again.
+  __device__ InputFragments(const StreamProduct& p, int first_block, int end_block, int lane)
+      : num_blocks_(end_block - first_block), left_(num_blocks_) {
+    const int first = kBlockCols * first_block + Codec::lane_column(lane % 4);
+    num_cols_ = p.num_cols - first;
+    // The last block of all columns may be narrower.
+    is_ragged_ = end_block * kBlockCols > p.num_cols;
 #pragma unroll
     for (int i = 0; i < kTokenTiles; ++i) {
-      rows_[i] = p.x + min(8 * i + lane / 4, p.num_tokens - 1) * p.x_stride + col_;
+      rows_[i] = p.x + min(8 * i + lane / 4, p.num_tokens - 1) * p.x_stride + first;
     }
   }
 
-  __device__ void load(int block, Fragments& b) const {
-    const int first = kBlockCols * block;
-    const bool is_whole = first + kBlockCols <= num_cols_;
+  /// The next block's.
+  __device__ void load_next(Fragments& b) {
+    if (is_ragged_ && left_ == 1) {
+      load_ragged(b);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kTokenTiles; ++i) {
+#pragma unroll
+        for (int s = 0; s < kSegments; ++s) {
+          b[i][s] = *reinterpret_cast<const uint4*>(rows_[i] + Codec::segment_column(s));
+        }
+      }
+    }
+    --left_;
+    const int step = left_ == 0 ? kBlockCols * (1 - num_blocks_) : kBlockCols;
+    if (left_ == 0) left_ = num_blocks_;
+#pragma unroll
+    for (int i = 0; i < kTokenTiles; ++i) rows_[i] += step;
+  }
+
+ private:
+  __device__ void load_ragged(Fragments& b) const {
 #pragma unroll
     for (int i = 0; i < kTokenTiles; ++i) {
-      const __half* row = rows_[i] + first;
-      if (is_whole) {
 #pragma unroll
-        for (int s = 0; s < kSegments; ++s) {
-          b[i][s] = __ldg(reinterpret_cast<const uint4*>(row + Codec::segment_column(s)));
-        }
-      } else {
-#pragma unroll
-        for (int s = 0; s < kSegments; ++s) {
-          const bool is_there = col_ + first + Codec::segment_column(s) < num_cols_;
-          b[i][s] =
-              is_there ? __ldg(reinterpret_cast<const uint4*>(row + Codec::segment_column(s))) : uint4{0, 0, 0, 0};
-        }
+      for (int s = 0; s < kSegments; ++s) {
+        const bool is_there = kBlockCols * (num_blocks_ - 1) + Codec::segment_column(s) < num_cols_;
+        b[i][s] = is_there ? *reinterpret_cast<const uint4*>(rows_[i] + Codec::segment_column(s)) : uint4{0, 0, 0, 0};
       }
     }
   }
 
- private:
   const __half* rows_[kTokenTiles];
-  int num_cols_;
-  int col_;
+  int num_blocks_;
+  int left_;      // blocks to the end
+  int num_cols_;  // behind the lane's first
+  bool is_ragged_;
 };
 
 /// sums += block × inputs.
@@ -148,7 +165,7 @@ __device__ void multiply_outliers(const Outliers& outliers, const StreamProduct&
       const __half* x = p.x + __ldg(outliers.cols + j);
 #pragma unroll
       for (int t = 0; t < kTokens; ++t) {
-        if (t < p.num_tokens) sums[t] = fmaf(value, __half2float(__ldg(x + t * p.x_stride)), sums[t]);
+        if (t < p.num_tokens) sums[t] = fmaf(value, __half2float(x[t * p.x_stride]), sums[t]);
       }
     }
   }
@@ -200,40 +217,41 @@ class WeightRing {
   __device__ WeightRing(const Codec& codec, std::byte* stages, const WeightRange& range, int lane)
       : codec_(codec),
         stages_(stages),
+        stage_(stages),
+        stage_bytes_(kRowTiles * codec.stage_bytes()),
         range_(range),
-        next_tile_(range.first_block < range.end_block ? range.first_tile : range.end_tile),
-        next_block_(range.first_block),
+        tile_(range.first_block < range.end_block ? range.first_tile : range.end_tile),
+        left_(range.end_block - range.first_block),
         lane_(lane) {
-    if (next_tile_ < range_.end_tile) codec_.move_to(cursor_, next_tile_ * kRowTiles, next_block_, lane_);
+    if (tile_ < range_.end_tile) codec_.move_to(cursor_, tile_ * kRowTiles, range_.first_block, lane_);
 #pragma unroll
-    for (int s = 0; s < kStages; ++s) start_copy(s);
+    for (int s = 0; s < kStages; ++s) start_copy(stages + s * stage_bytes_);
   }
 
   /// The oldest stage, when its copy is there.
   __device__ const std::byte* wait() {
     wait_copies<kStages - 1>();
     __syncwarp();
-    return stage(slot_);
+    return stage_;
   }
 
   /// All lanes have read the oldest stage: it takes the next block.
   __device__ void advance() {
     __syncwarp();
-    start_copy(slot_);
-    slot_ = slot_ + 1 == kStages ? 0 : slot_ + 1;
+    start_copy(stage_);
+    stage_ += stage_bytes_;
+    if (stage_ == stages_ + kStages * stage_bytes_) stage_ = stages_;
   }
 
  private:
-  __device__ std::byte* stage(int slot) const { return stages_ + slot * kRowTiles * codec_.stage_bytes(); }
-
-  __device__ void start_copy(int slot) {
-    if (next_tile_ < range_.end_tile) {
-      codec_.copy(cursor_, next_block_ == range_.first_block, stage(slot), lane_);
+  __device__ void start_copy(std::byte* stage) {
+    if (tile_ < range_.end_tile) {
+      codec_.copy(cursor_, left_ == range_.end_block - range_.first_block, stage, lane_);
       codec_.advance(cursor_);
-      if (++next_block_ == range_.end_block) {
-        next_block_ = range_.first_block;
-        next_tile_ += range_.tile_step;
-        codec_.move_to(cursor_, next_tile_ * kRowTiles, next_block_, lane_);
+      if (--left_ == 0) {
+        left_ = range_.end_block - range_.first_block;
+        tile_ += range_.tile_step;
+        codec_.move_to(cursor_, tile_ * kRowTiles, range_.first_block, lane_);
       }
     }
     commit_copies();
@@ -241,11 +259,12 @@ class WeightRing {
 
   const Codec& codec_;
   std::byte* stages_;
+  std::byte* stage_;  // the oldest
+  int stage_bytes_;
   WeightRange range_;
   typename Codec::template Cursor<kRowTiles> cursor_;
-  int next_tile_;
-  int next_block_;
-  int slot_ = 0;
+  int tile_;  // of the next copy
+  int left_;  // its blocks
   int lane_;
 };
 
@@ -264,6 +283,7 @@ __global__ void __launch_bounds__(kMaxStreamWarps* kWarpSize, 1)
   const int num_partials = num_warps > warps ? warps + 1 : warps;
   auto* partials = reinterpret_cast<Partial*>(shared + warps * ring_bytes);
   const int num_tiles = (p.num_rows + Partial::kRows - 1) / Partial::kRows;
+  let_next_kernel_start();
   int first_thread = 0;
   const auto finish_tile = [&](int tile) {
     __syncthreads();
@@ -277,6 +297,7 @@ __global__ void __launch_bounds__(kMaxStreamWarps* kWarpSize, 1)
 
   if constexpr (Codec::kHasOutliers) {
     if (warp >= warps) {
+      wait_for_earlier_kernels();
       for (int tile = static_cast<int>(blockIdx.x); tile < num_tiles; tile += static_cast<int>(gridDim.x)) {
         multiply_outliers(codec.outliers, p, tile * kRowTiles, warp - warps, lane, partials[warps]);
         finish_tile(tile);
@@ -290,16 +311,18 @@ __global__ void __launch_bounds__(kMaxStreamWarps* kWarpSize, 1)
   WeightRing<Codec, kRowTiles, kStages> ring(
       codec, shared + warp * ring_bytes,
       {first, end, static_cast<int>(blockIdx.x), num_tiles, static_cast<int>(gridDim.x)}, lane);
-  const Inputs inputs(p, lane);
+  // Weights are never written again: their copies may begin while the kernel before still makes the inputs.
+  wait_for_earlier_kernels();
+  Inputs inputs(p, first, end, lane);
   typename Inputs::Fragments even;
   typename Inputs::Fragments odd;
-  inputs.load(first, even);
+  if (first < end) inputs.load_next(even);
   typename Codec::Tables tables[kRowTiles];
   for (int tile = static_cast<int>(blockIdx.x); tile < num_tiles; tile += static_cast<int>(gridDim.x)) {
     float sums[kRowTiles][kTokenTiles][4] = {};
     // Multiplies a block by `now`, while `next` takes the inputs of the one behind it.
     const auto step = [&](int block, const typename Inputs::Fragments& now, typename Inputs::Fragments& next) {
-      inputs.load(block + 1 < end ? block + 1 : first, next);
+      inputs.load_next(next);
       const std::byte* stage = ring.wait();
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) {
@@ -336,44 +359,92 @@ __global__ void __launch_bounds__(kMaxStreamWarps* kWarpSize, 1)
 
 // ── Launch ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-template <class Codec, int kRowTiles, int kTokenTiles, int kStages>
+inline constexpr int kMaxSharedBytes = 227 << 10;  // of a block, and with 1 KB more for each of a multiprocessor
+
+/// Warps of a block, with those that sum outliers.
+inline int warps_of(const StreamConfig& config, bool has_outliers) {
+  return config.warps + (has_outliers ? 2 * config.row_tiles : 0);
+}
+
+/// `stage_bytes` of all stages of a warp.
+inline int shared_bytes_of(const StreamConfig& config, std::int64_t num_tokens, bool has_outliers, int stage_bytes) {
+  const int partials = config.warps + (has_outliers ? 1 : 0);
+  const int tokens = num_tokens > 8 ? 16 : 8;
+  return config.warps * stage_bytes + 2 * partials * tokens * (config.row_tiles * kTileRows + 4) * 4;
+}
+
+template <class Codec>
+bool has_outliers(const Codec& codec) {
+  if constexpr (Codec::kHasOutliers) return codec.outliers.rows != nullptr;
+  return false;
+}
+
+template <class Codec, int kRowTiles, int kTokenTiles>
 void launch_stream(const Codec& codec, const StreamProduct& p, const StreamConfig& config, cudaStream_t stream) {
+  constexpr int kStages = Codec::kStages;
   const auto kernel = stream_kernel<Codec, kRowTiles, kTokenTiles, kStages>;
-  int num_warps = config.warps;
-  if constexpr (Codec::kHasOutliers) num_warps += codec.outliers.rows != nullptr ? 2 * kRowTiles : 0;
-  nibble::check(num_warps <= kMaxStreamWarps, "cuda: too many warps for a streaming product");
-  const int num_partials = num_warps > config.warps ? config.warps + 1 : config.warps;
-  const int shared_bytes = config.warps * kStages * kRowTiles * codec.stage_bytes() +
-                           2 * num_partials * static_cast<int>(sizeof(PartialSums<kRowTiles, kTokenTiles>));
+  const int num_warps = warps_of(config, has_outliers(codec));
+  const int shared_bytes =
+      shared_bytes_of(config, p.num_tokens, has_outliers(codec), kStages * kRowTiles * codec.stage_bytes());
+  nibble::check(num_warps <= kMaxStreamWarps && shared_bytes <= kMaxSharedBytes, "cuda: too large a streaming product");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   constexpr int kRows = kRowTiles * kTileRows;
   const int num_tiles = (p.num_rows + kRows - 1) / kRows;
   const int grid = std::min(num_tiles, num_multiprocessors() * config.blocks_per_multiprocessor);
-  kernel<<<static_cast<unsigned>(grid), static_cast<unsigned>(num_warps * kWarpSize),
-           static_cast<std::size_t>(shared_bytes), stream>>>(codec, p, config.warps);
-  check(cudaGetLastError());
+  launch_dependent(kernel, {.blocks = grid, .threads = num_warps * kWarpSize, .shared_bytes = shared_bytes}, stream,
+                   codec, p, config.warps);
 }
 
-/// The product with an explicit configuration.
-template <class Codec, int kStages = Codec::kStages>
+/// The product with an explicit configuration, which has two row tiles for more than 8 tokens.
+template <class Codec>
 void multiply_streamed(const Codec& codec, const StreamProduct& p, const StreamConfig& config, cudaStream_t stream) {
-  nibble::check(p.num_tokens <= kMaxStreamedTokens, "cuda: too many tokens for a streaming product");
+  nibble::check(p.num_tokens <= (config.row_tiles == 2 ? kMaxStreamedTokens : 8), "cuda: too many tokens to stream");
   if (p.num_tokens > 8) {
-    launch_stream<Codec, 2, 2, kStages>(codec, p, config, stream);
+    launch_stream<Codec, 2, 2>(codec, p, config, stream);
   } else if (config.row_tiles == 2) {
-    launch_stream<Codec, 2, 1, kStages>(codec, p, config, stream);
+    launch_stream<Codec, 2, 1>(codec, p, config, stream);
   } else {
-    launch_stream<Codec, 1, 1, kStages>(codec, p, config, stream);
+    launch_stream<Codec, 1, 1>(codec, p, config, stream);
   }
 }
 
-/// What measures best.
-inline StreamConfig choose_stream_config(const StreamProduct& p) {
-  StreamConfig config;
-  config.row_tiles = p.num_tokens > 1 ? 2 : 1;
-  config.warps = std::clamp(p.num_blocks, 1, 8);
-  config.blocks_per_multiprocessor = config.row_tiles == 2 ? 1 : 2;
-  return config;
+/// What measures best on an H100: about sixteen warps a multiprocessor; row tiles that fill whole rounds of blocks, and
+/// columns whole rounds of warps. Two row tiles share their inputs, which counts where there are several rounds.
+template <class Codec>
+StreamConfig choose_stream_config(const Codec& codec, const StreamProduct& p) {
+  constexpr StreamConfig kFewTokens[] = {{2, 8, 2}, {1, 8, 2},  {2, 16, 1}, {2, 4, 3}, {2, 6, 2}, {2, 12, 1},
+                                         {2, 8, 1}, {1, 16, 1}, {1, 8, 1},  {1, 4, 1}, {1, 1, 1}};
+  constexpr StreamConfig kManyTokens[] = {{2, 4, 3}, {2, 12, 1}, {2, 6, 2}, {2, 8, 1}, {2, 4, 1}, {2, 1, 1}};
+  const auto use_of = [](int items, int places) {
+    const int rounds = (items + places - 1) / places;
+    return static_cast<double>(items) / (static_cast<double>(rounds) * places);
+  };
+  const std::span<const StreamConfig> configs =
+      p.num_tokens > 8 ? std::span<const StreamConfig>(kManyTokens) : std::span<const StreamConfig>(kFewTokens);
+  StreamConfig best = configs.back();
+  double best_use = 0;
+  for (const StreamConfig& config : configs) {
+    const int blocks = config.blocks_per_multiprocessor;
+    const int block_warps = warps_of(config, has_outliers(codec));
+    const int warps = block_warps * blocks;
+    const int shared_bytes = shared_bytes_of(config, p.num_tokens, has_outliers(codec),
+                                             Codec::kStages * config.row_tiles * codec.stage_bytes());
+    // Registers are for sixteen warps, or twenty with one row tile.
+    if (config.warps > p.num_blocks || block_warps > kMaxStreamWarps) continue;
+    if (warps > (config.row_tiles == 2 ? 16 : 20)) continue;
+    if ((shared_bytes + 1024) * blocks > kMaxSharedBytes + 1024) continue;
+    const int rows = config.row_tiles * kTileRows;
+    const int num_tiles = (p.num_rows + rows - 1) / rows;
+    const int places = num_multiprocessors() * blocks;
+    double use = use_of(num_tiles, places) * (0.5 + 0.5 * use_of(p.num_blocks, config.warps)) *
+                 std::min(1.0, 0.4 + 0.6 * warps / 16);
+    if (config.row_tiles == 2 && num_tiles > places) use *= 1.03;
+    if (use > best_use + 0.005) {
+      best = config;
+      best_use = use;
+    }
+  }
+  return best;
 }
 
 }  // namespace nibble::backend::cuda

@@ -47,7 +47,7 @@ class StreamedPart : public DevicePart {
       product.x = static_cast<const __half*>(scratch);
       product.x_stride = product.num_cols = static_cast<std::int32_t>(shape.width);
     }
-    multiply_streamed(codec_, product, choose_stream_config(product), stream);
+    multiply_streamed(codec_, product, choose_stream_config(codec_, product), stream);
   }
 
   /// So many that scratch stays small beside a large model's KV cache, and enough for cuBLASLt's full speed.

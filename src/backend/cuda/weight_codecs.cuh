@@ -111,7 +111,7 @@ __device__ inline void nibble_words(const std::uint32_t (&words)[lane_words(kBit
 /// kWholeBlocks: the common case of one group a block and f16 scales.
 template <int kBits, bool kWholeBlocks>
 struct IntCodec : NaturalColumns {
-  static constexpr int kStages = kBits == 8 ? 3 : 4;
+  static constexpr int kStages = kBits >= 4 ? 2 : kBits == 3 ? 3 : 4;
   static constexpr int kWords = lane_words(kBits);
   static constexpr bool kScalesGroups = true;
   static constexpr bool kHasOutliers = false;
@@ -218,7 +218,7 @@ struct Outliers {
 /// row 2^bits low bytes, then 2^bits high bytes.
 template <int kBits>
 struct CodebookCodec : NaturalColumns {
-  static constexpr int kStages = 4;
+  static constexpr int kStages = kBits == 4 ? 2 : 3;
   static constexpr int kWords = lane_words(kBits);
   static constexpr bool kScalesGroups = false;
   static constexpr bool kHasOutliers = true;
@@ -331,7 +331,7 @@ struct CodebookCodec : NaturalColumns {
 /// consecutive columns in two segments.
 template <bool kBlockScales>
 struct Fp8Codec {
-  static constexpr int kStages = 3;
+  static constexpr int kStages = 2;
   static constexpr int kWords = lane_words(8);
   static constexpr bool kScalesGroups = kBlockScales;
   static constexpr bool kHasOutliers = false;
