@@ -1,7 +1,6 @@
 #include "sweep_cases.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -10,9 +9,10 @@
 namespace nibble::backend::test {
 namespace {
 
-// The largest linear, gate and up of Llama-2 70B, takes this many weights in one part; a piece begins anywhere in a
-// window behind.
+// Weights of the largest part, which is gate or up of Llama-2 70B, and of the largest dense one, the head of Llama-3; a
+// piece begins anywhere in a window behind.
 constexpr std::int64_t kLargestPart = std::int64_t{28672} * 8192;
+constexpr std::int64_t kLargestDense = std::int64_t{128256} * 4096;
 constexpr std::int64_t kWindow = std::int64_t{1} << 24;
 
 struct Model {
@@ -161,27 +161,26 @@ std::vector<FusedShape> whole_shapes() {
 
 Noise::Noise(ThreadPool& pool)
     : bytes_(Tensor::empty(DType::U8, {kLargestPart + kWindow})),
-      halves_(Tensor::empty(DType::F16, {kLargestPart + kWindow})),
+      halves_(Tensor::empty(DType::F16, {kLargestDense + kWindow})),
       e4m3_(Tensor::empty(DType::F8E4M3, {kLargestPart + kWindow})) {
   constexpr std::int64_t kTask = std::int64_t{1} << 20;
+  static_assert((kLargestPart + kWindow) % kTask == 0 && (kLargestDense + kWindow) % kTask == 0);
   std::uint8_t* bytes = bytes_.span<std::uint8_t>().data();
   Half* halves = halves_.span<Half>().data();
   Fp8E4M3* codes = e4m3_.span<Fp8E4M3>().data();
-  static_assert((kLargestPart + kWindow) % kTask == 0);
-  pool.run((kLargestPart + kWindow) / kTask, [&](std::int64_t task, int) {
+  pool.run((kLargestDense + kWindow) / kTask, [&](std::int64_t task, int) {
     std::uint64_t state = 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(task + 1);
-    for (std::int64_t i = task * kTask; i < (task + 1) * kTask; i += 8) {
+    for (std::int64_t i = task * kTask; i < (task + 1) * kTask; i += 4) {
       const std::uint64_t word = step(state);
-      std::memcpy(bytes + i, &word, sizeof word);
-      for (int j = 0; j < 8; ++j) {
-        const auto code = static_cast<std::uint8_t>(word >> (8 * j));
-        codes[i + j].bits = (code & 0x7fu) == 0x7fu ? std::uint8_t{0x30} : code;
+      for (int l = 0; l < 4; ++l) {
+        halves[i + l].bits = static_cast<std::uint16_t>(((word >> (16 * l)) & 0x83ffu) | (9u << 10));
       }
-      for (int j = 0; j < 8; j += 4) {
-        const std::uint64_t four = step(state);
-        for (int l = 0; l < 4; ++l) {
-          halves[i + j + l].bits = static_cast<std::uint16_t>(((four >> (16 * l)) & 0x83ffu) | (9u << 10));
-        }
+      if (i >= kLargestPart + kWindow) continue;
+      const std::uint64_t other = step(state);
+      for (int l = 0; l < 4; ++l) {
+        bytes[i + l] = static_cast<std::uint8_t>(other >> (8 * l));
+        const auto code = static_cast<std::uint8_t>(other >> (32 + 8 * l));
+        codes[i + l].bits = (code & 0x7fu) == 0x7fu ? std::uint8_t{0x30} : code;
       }
     }
   });
