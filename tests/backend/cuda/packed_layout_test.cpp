@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
 #include <set>
 #include <utility>
 
@@ -102,6 +103,31 @@ TEST(ColumnPlan, SortsActOrderByGroup) {
     EXPECT_FALSE(plan.columns.empty());
     EXPECT_EQ(plan.segments_per_group, group_size == 128 ? 4 : group_size == 64 ? 2 : 1);
     expect_right(w, plan);
+  }
+}
+
+TEST(ColumnPlan, HoldsForGroupsOfAnySize) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 200; ++round) {
+    const auto in = static_cast<std::int64_t>(1 + random() % 700);
+    const auto group_size = static_cast<std::int64_t>(1 + random() % 200);
+    auto w = test::random_grouped_int({.label = "",
+                                       .out_features = 1,
+                                       .in_features = in,
+                                       .bits = 4,
+                                       .group_size = group_size,
+                                       .has_g_idx = round % 2 == 0,
+                                       .first_group_offset = static_cast<std::int64_t>(random() % group_size)},
+                                      random());
+    // Groups as a file may have them: some large, some absent.
+    if (w.has_g_idx()) {
+      for (std::int32_t& group : w.g_idx.span<std::int32_t>()) {
+        group = static_cast<std::int32_t>(random() % static_cast<std::uint32_t>(w.num_groups()));
+        group &= ~static_cast<std::int32_t>(random() % 3);
+      }
+    }
+    SCOPED_TRACE(testing::Message() << in << " columns, groups of " << group_size << ", round " << round);
+    expect_right(w, plan_columns(w));
   }
 }
 
