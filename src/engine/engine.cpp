@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <future>
 #include <mutex>
 #include <random>
@@ -91,6 +92,7 @@ class EngineImpl final : public Engine {
     check_params(request.params);
     {
       const std::scoped_lock lock(mutex_);
+      if (failure_) throw Error(ErrorCode::Unavailable, *failure_);
       if (is_draining_) throw Error(ErrorCode::Unavailable, "the server is shutting down");
       inbox_.requests.push_back(std::move(request));
       ++stats_.num_waiting;
@@ -119,6 +121,16 @@ class EngineImpl final : public Engine {
   EngineStats stats() const override {
     const std::scoped_lock lock(mutex_);
     return stats_;
+  }
+
+  std::optional<std::string> failure() const override {
+    const std::scoped_lock lock(mutex_);
+    return failure_;
+  }
+
+  void set_on_failure(std::function<void()> on_failure) override {
+    const std::scoped_lock lock(mutex_);
+    on_failure_ = std::move(on_failure);
   }
 
   void score(const std::vector<std::int32_t>& tokens, const std::function<void(const LogitTile&)>& sink) override {
@@ -173,7 +185,7 @@ class EngineImpl final : public Engine {
       Inbox inbox = take_inbox();
       accept(inbox);
       if (inbox.stops) {
-        abandon_steps("the engine is shutting down");
+        abandon_steps("the engine is shutting down", ErrorCode::Unavailable);
         return;
       }
       if (in_flight_.empty()) run_score_jobs();
@@ -195,6 +207,7 @@ class EngineImpl final : public Engine {
       scheduler_.add(std::make_unique<Sequence>(std::move(request), *model_.tokenizer, seeds_(), model_.eos_token_ids,
                                                 model_.max_model_len));
     }
+    if (const auto lost = failure()) give_up(*lost);  // what was submitted meanwhile
     for (const std::string& id : inbox.cancelled) {
       if (Sequence* sequence = scheduler_.find(id)) sequence->finish(FinishReason::Abort);
     }
@@ -221,9 +234,27 @@ class EngineImpl final : public Engine {
       collect();
     } catch (const std::exception& error) {
       log::error("step failed: {}", error.what());
-      abandon_steps(error.what());
+      const auto* known = dynamic_cast<const Error*>(&error);
+      abandon_steps(error.what(), known != nullptr ? known->code() : ErrorCode::Internal);
+      if (const auto fault = model_.backend->fault()) {
+        give_up(fmt::format("the {} device is lost ({}): start the server again", model_.backend->name(), *fault));
+      }
     }
     remove_finished();
+  }
+
+  /// The device is lost: whoever waits hears it, and whoever comes.
+  void give_up(const std::string& message) {
+    for (Sequence* sequence : scheduler_.all()) {
+      sequence->finish(FinishReason::Error, message, ErrorCode::Unavailable);
+    }
+    std::function<void()> on_failure;
+    {
+      const std::scoped_lock lock(mutex_);
+      if (!failure_) on_failure = on_failure_;
+      failure_ = message;
+    }
+    if (on_failure) on_failure();
   }
 
   void launch(std::vector<ScheduledSequence> scheduled) {
@@ -286,9 +317,9 @@ class EngineImpl final : public Engine {
   }
 
   /// Ends the sequences of all steps in flight, which are waited for.
-  void abandon_steps(const char* error) {
+  void abandon_steps(const char* error, ErrorCode code) {
     for (const auto& step : in_flight_) {
-      for (const ScheduledSequence& part : step->parts) part.sequence->finish(FinishReason::Error, error);
+      for (const ScheduledSequence& part : step->parts) part.sequence->finish(FinishReason::Error, error, code);
       try {
         if (step->has_samples) model_.backend->collect();
       } catch (const std::exception&) {  // the same trouble again
@@ -410,6 +441,8 @@ class EngineImpl final : public Engine {
   Inbox inbox_;
   EngineStats stats_;
   bool is_draining_ = false;
+  std::optional<std::string> failure_;
+  std::function<void()> on_failure_;
   std::thread thread_;
 };
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -92,6 +93,12 @@ class Engine {
   /// No new requests; returns when the running ones are done or `timeout_seconds` are over (the rest is aborted).
   virtual void drain(double timeout_seconds) = 0;
   virtual EngineStats stats() const = 0;
+  /// Why this engine will answer nothing more: its device is lost. Running requests got FinishReason::Error, new ones
+  /// are Unavailable; the process should end.
+  virtual std::optional<std::string> failure() const { return std::nullopt; }
+  /// Called once, on the engine's thread, when `failure` begins to say something: must be quick. Set it before the
+  /// first request.
+  virtual void set_on_failure(std::function<void()> /*on_failure*/) {}
 
   /// Full-vocabulary logits of a token sequence, tile by tile in order, from a fresh context. Blocks; runs on the
   /// engine's thread between steps. Errors: InvalidArgument as submit.

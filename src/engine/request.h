@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
+
 namespace nibble::engine {
 
 /// Sampling parameters of one request, resolved (defaults of generation_config and API already applied).
@@ -49,6 +51,7 @@ struct RequestOutput {
   std::string stop_string;                 // the string that stopped it
   std::optional<std::int32_t> stop_token;  // the stop token that did (not EOS)
   std::string error;                       // FinishReason::Error
+  ErrorCode error_code = ErrorCode::Internal;
   std::int64_t num_prompt_tokens = 0;
   std::int64_t num_cached_tokens = 0;
   std::int64_t num_output_tokens = 0;  // so far

@@ -71,13 +71,14 @@ void Sequence::add_prompt_logprob(TokenLogprob logprob) {
   ++num_prompt_logprobs_;
 }
 
-void Sequence::finish(FinishReason reason, std::string error) {
+void Sequence::finish(FinishReason reason, std::string error, ErrorCode code) {
   if (is_finished()) return;
   finish_reason_ = reason;
   RequestOutput output;
   output.text = stream_.finish();
   output.finish_reason = reason;
   output.error = std::move(error);
+  output.error_code = code;
   output.num_prompt_tokens = num_prompt_tokens_;
   output.num_cached_tokens = num_cached;
   output.num_output_tokens = num_output_tokens();

@@ -42,7 +42,7 @@ class Sequence {
   std::int64_t next_prompt_logprob() const { return num_prompt_logprobs_; }
   void add_prompt_logprob(TokenLogprob logprob);
   /// Ends the sequence from outside.
-  void finish(FinishReason reason, std::string error = {});
+  void finish(FinishReason reason, std::string error = {}, ErrorCode code = ErrorCode::Internal);
   bool is_finished() const { return finish_reason_ != FinishReason::None; }
 
   // The scheduler's side.

@@ -101,6 +101,7 @@ FakeEngine::~FakeEngine() {
 void FakeEngine::submit(engine::Request request) {
   {
     const std::lock_guard lock(mutex_);
+    if (options_.failure) throw Error(ErrorCode::Unavailable, *options_.failure);
     if (is_draining_) throw Error(ErrorCode::Unavailable, "draining");
     last_params_ = request.params;
     last_prompt_ = request.prompt;
@@ -230,6 +231,7 @@ bool FakeEngine::step(Running& running) {
   if (running.num_tokens == options_.fail_at_token) {
     output.finish_reason = engine::FinishReason::Error;
     output.error = "logits are not finite";
+    output.error_code = options_.fail_with;
   }
   const bool is_stopped = output.finish_reason != engine::FinishReason::None;
   if (!is_stopped && running.num_tokens >= params.max_tokens) output.finish_reason = engine::FinishReason::Length;

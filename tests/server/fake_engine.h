@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_set>
@@ -54,6 +55,8 @@ class FakeEngine final : public engine::Engine {
     std::chrono::microseconds step_time{0};
     std::size_t token_repeat = 1;  // every token's text is repeated: floods a connection
     std::int64_t fail_at_token = -1;
+    ErrorCode fail_with = ErrorCode::Internal;
+    std::optional<std::string> failure = {};  // a lost device
   };
   FakeEngine() : FakeEngine(Options()) {}
   explicit FakeEngine(Options options);
@@ -73,6 +76,7 @@ class FakeEngine final : public engine::Engine {
   void cancel(const std::string& id) override;
   void drain(double timeout_seconds) override;
   engine::EngineStats stats() const override;
+  std::optional<std::string> failure() const override { return options_.failure; }
   void score(const std::vector<std::int32_t>& tokens,
              const std::function<void(const engine::LogitTile&)>& sink) override;
 

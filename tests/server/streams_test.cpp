@@ -102,5 +102,20 @@ TEST_F(OpenAi, AFailureMidStreamIsAnErrorEvent) {
   EXPECT_EQ(whole.json()["error"]["type"], "InternalServerError");
 }
 
+TEST_F(OpenAi, AStepWithoutMemoryIsA503) {
+  start({.fail_at_token = 3, .fail_with = ErrorCode::OutOfMemory});
+  EXPECT_EQ(chat({{"stream", true}}).events().back()["error"]["code"], 503);
+  const Reply whole = chat({});
+  EXPECT_EQ(whole.status, 503);
+  EXPECT_EQ(whole.json()["error"]["type"], "ServiceUnavailableError");
+  EXPECT_EQ(get("/health").status, 200);
+}
+
+TEST_F(OpenAi, ALostDeviceIsA503AndUnhealthy) {
+  start({.failure = "the cuda device is lost"});
+  EXPECT_EQ(chat({}).status, 503);
+  EXPECT_EQ(get("/health").status, 503);
+}
+
 }  // namespace
 }  // namespace nibble::server

@@ -53,6 +53,10 @@ class SignalWatcher {
     is_serving_ = true;
     drain_.get_future().wait();
   }
+  /// As if a signal had asked; any thread.
+  void request_drain() {
+    if (!is_draining_.exchange(true)) drain_.set_value();
+  }
 
  private:
   static constexpr int kStopWatching = SIGUSR1;
@@ -68,12 +72,13 @@ class SignalWatcher {
         log::warning("second signal: ending at once");
         std::_Exit(EXIT_FAILURE);
       }
-      drain_.set_value();
+      request_drain();
     }
   }
 
   sigset_t signals_;
   std::atomic<bool> is_serving_{false};
+  std::atomic<bool> is_draining_{false};
   std::promise<void> drain_;
   std::jthread thread_;
 };
@@ -135,6 +140,7 @@ int serve(ServeFlags& flags) {
   server::ApiServer server(flags.http, flags.access);
   engine = engine::Engine::load(model, flags.engine);
   flags.api.generation_config = choose_generation_config(flags, *engine);
+  engine->set_on_failure([&signals] { signals.request_drain(); });
   server.start(*engine, load_chat_template(flags, *engine), flags.api);
 
   const auto& overridden = server.serving().defaults.overridden;
@@ -148,6 +154,11 @@ int serve(ServeFlags& flags) {
             elapsed.count());
 
   signals.wait_for_drain();
+  if (const auto failure = engine->failure()) {
+    server.begin_drain();
+    server.shut_down(kFlushTime);
+    throw Error(ErrorCode::Unavailable, *failure);
+  }
   const engine::EngineStats stats = engine->stats();
   log::info("shutting down: {} running and {} waiting sequences get {} s", stats.num_running, stats.num_waiting,
             flags.shutdown_timeout);

@@ -49,8 +49,8 @@ Description describe(const std::exception& error) {
     case ErrorCode::Unsupported:
     case ErrorCode::Corrupt: return {400, "BadRequestError", known->what(), ""};
     case ErrorCode::NotFound: return {404, "NotFoundError", known->what(), ""};
-    case ErrorCode::Unavailable: return {503, "ServiceUnavailableError", known->what(), ""};
     case ErrorCode::OutOfMemory:
+    case ErrorCode::Unavailable: return {503, "ServiceUnavailableError", known->what(), ""};
     case ErrorCode::Internal: break;
   }
   return {500, "InternalServerError", known->what(), ""};

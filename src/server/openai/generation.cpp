@@ -100,7 +100,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (output.stop_token) choice.stop_reason = *output.stop_token;
     if (!output.stop_string.empty()) choice.stop_reason = output.stop_string;
     const bool is_finished = output.finish_reason != engine::FinishReason::None;
-    if (output.finish_reason == engine::FinishReason::Error) return fail(output.error);
+    if (output.finish_reason == engine::FinishReason::Error) return fail(Error(output.error_code, output.error));
     if (is_finished) --num_unfinished_;
     if (request_.stream.stream) {
       stream_output(choice, output);
@@ -170,11 +170,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
     exchange_->finish();
   }
 
-  void fail(const std::string& message) {
+  void fail(const Error& error) {
     is_failed_ = true;
     cancel();
-    log::error("{}: {}", request_.id, message);
-    const Error error(ErrorCode::Internal, message);
+    log::error("{}: {}", request_.id, error.what());
     if (!is_streaming_) return exchange_->respond(error_response(error));
     exchange_->write(sse_event(error_json(error)) + sse_done());
     exchange_->finish();

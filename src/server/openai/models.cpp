@@ -76,7 +76,7 @@ void serve_version(Serving& serving, const std::shared_ptr<Exchange>& exchange) 
 
 void serve_health(Serving& serving, const std::shared_ptr<Exchange>& exchange) {
   HttpResponse response;
-  response.status = serving.is_draining ? 503 : 200;
+  response.status = serving.is_draining || serving.engine.failure() ? 503 : 200;
   response.content_type.clear();
   exchange->respond(std::move(response));
 }
