@@ -25,7 +25,8 @@ using Clock = std::chrono::steady_clock;
 struct BaseUrl {
   std::string host;
   std::string port;
-  std::string prefix;  // "" or "/v1"
+  std::string authority;  // as the Host field has it
+  std::string prefix;     // "" or "/v1"
 };
 
 BaseUrl parse_base_url(std::string_view url) {
@@ -44,7 +45,9 @@ BaseUrl parse_base_url(std::string_view url) {
   const std::size_t colon = rest.find(':', bracket == std::string_view::npos ? 0 : bracket);
   parsed.host = rest.substr(0, colon);
   parsed.port = colon == std::string_view::npos ? "80" : rest.substr(colon + 1);
-  if (parsed.host.starts_with('[')) parsed.host = parsed.host.substr(1, parsed.host.size() - 2);
+  parsed.authority = rest;
+  if (parsed.host.starts_with('[') && bracket != std::string_view::npos)
+    parsed.host = parsed.host.substr(1, parsed.host.size() - 2);
   if (parsed.host.empty()) throw bad("it names no host");
   if (parsed.port.empty() || parsed.port.find_first_not_of("0123456789") != std::string::npos) {
     throw bad("the port is no number");
@@ -129,7 +132,7 @@ class CompletionClient::Impl {
 
   Request make_request(http::verb verb, const std::string& path, const std::string& body) const {
     Request request(verb, url_.prefix + path, 11);
-    request.set(http::field::host, url_.host + ":" + url_.port);
+    request.set(http::field::host, url_.authority);
     request.set(http::field::content_type, "application/json");
     request.body() = body;
     request.prepare_payload();
@@ -210,7 +213,7 @@ class CompletionClient::Impl {
   }
 
   Error unavailable(std::string_view what) const {
-    return {ErrorCode::Unavailable, fmt::format("the server at {}:{} {}", url_.host, url_.port, what)};
+    return {ErrorCode::Unavailable, fmt::format("the server at {} {}", url_.authority, what)};
   }
 
   BaseUrl url_;

@@ -68,6 +68,14 @@ class Server(unittest.TestCase):
         self.assertGreater(result["end_to_end_ms"]["mean"], result["ttft_ms"]["mean"])
         self.assertIn("9 of 9 requests", text)
 
+    def test_addresses_may_have_a_path_and_be_of_ipv6(self):
+        result, _ = self.measure("--num-prompts", 1)
+        self.assertEqual(result["completed"], 1)
+        done = bench_serve("--base-url", self.url + "/nowhere/", "--model", "tiny", "--num-prompts", 1)
+        self.assertIn(b"answers 404", done.stderr)
+        done = bench_serve("--base-url", "http://[::1]:9", "--model", "tiny", "--num-prompts", 1)
+        self.assertIn(b"the server at [::1]:9 does not answer", done.stderr)
+
     def test_requests_arrive_at_their_rate(self):
         result, _ = self.measure("--num-prompts", 12, "--request-rate", 40)
         # 11 exponential gaps of 25 ms: their sum is Erlang distributed, and below 60 ms one time in 50,000; seeded.
@@ -126,7 +134,7 @@ class Misbehaving(unittest.TestCase):
 
     def test_addresses_and_rates_are_checked(self):
         for flags, message in [(["--base-url", "https://x"], b"begins with http://"), (["--base-url", "http://"], b"names no host"),
-                               (["--base-url", "http://a:b"], b"port is no number"), (["--request-rate", "fast"], b"--request-rate fast")]:
+                               (["--base-url", "http://a:b"], b"port is no number"), (["--request-rate", "fast"], b"--request-rate fast"), (["--request-rate", "5x"], b"--request-rate 5x")]:
             done = bench_serve(*flags)
             self.assertEqual(done.returncode, 1, flags)
             self.assertIn(message, done.stderr)

@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cmath>
 #include <memory>
 #include <string>
+#include <system_error>
 
 #include "apps/nibble/flags.h"
 #include "apps/nibble/output.h"
@@ -25,11 +27,9 @@ struct BenchServeOptions {
 
 double parse_request_rate(const std::string& text) {
   if (text == "inf") return 0;
-  try {
-    const double rate = std::stod(text);
-    if (std::isfinite(rate) && rate > 0) return rate;
-  } catch (const std::exception&) {
-  }
+  double rate = 0;
+  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), rate);
+  if (status == std::errc() && end == text.data() + text.size() && std::isfinite(rate) && rate > 0) return rate;
   throw Error(ErrorCode::InvalidArgument,
               "--request-rate " + text + ": give requests a second, or inf for all at once");
 }
