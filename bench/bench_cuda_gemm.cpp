@@ -1,6 +1,6 @@
 // Prefill on a GPU: linears of a 70B model by kind of weights and number of tokens, beside the peak of cuBLASLt's own
 // product measured right before (a GPU that gets hot slows down), and the kernels between linears.
-//   build/cuda/bin/bench_cuda_gemm [TOKENS...]      default: 4096
+//   build/cuda/bin/bench_cuda_gemm [rows | TOKENS...]      default: rows, then linears with 4096 tokens
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <functional>
 #include <random>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -226,12 +227,13 @@ void measure_rows() {
 int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   try {
+    const bool has_rows = argc == 1 || std::string_view(argv[1]) == "rows";
     std::vector<std::int64_t> token_counts;
-    for (int i = 1; i < argc; ++i) token_counts.push_back(std::atoll(argv[i]));
-    if (token_counts.empty()) token_counts = {4096};
+    for (int i = 1; i < argc && !has_rows; ++i) token_counts.push_back(std::atoll(argv[i]));
+    if (argc == 1) token_counts = {4096};
     for (const auto& device : nibble::backend::cuda::list_devices()) std::printf("%s\n", device.name.c_str());
-    nibble::bench::measure_rows();
-    nibble::bench::measure_linears(token_counts);
+    if (has_rows) nibble::bench::measure_rows();
+    if (!token_counts.empty()) nibble::bench::measure_linears(token_counts);
   } catch (const nibble::Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
