@@ -51,6 +51,22 @@ class Inspect(unittest.TestCase):
             self.assertEqual(found["bytes"], sum(tensor["bytes"] for tensor in found["tensors"]))
             self.assertEqual(found["quantization"]["quant_method"], method)
 
+    def test_tells_from_config_json_alone_what_the_files_would_hold(self):
+        for flags in [["--method", "rtn", "--group-size", "32"],
+                      ["--method", "rtn", "--group-size", "32", "--bits", "3", "--asym"],
+                      ["--method", "rtn", "--group-size", "32", "--format", "autoawq", "--asym"]]:
+            written = self.quantize(*flags)
+            alone = pathlib.Path(str(written) + "-alone")
+            alone.mkdir()
+            (alone / "config.json").write_bytes((written / "config.json").read_bytes())
+            code, text, error = self.inspect(alone, "--json")
+            self.assertEqual(code, 0, error)
+            guessed, real = json.loads(text), json.loads(self.inspect(written, "--json")[1])
+            self.assertEqual(guessed["container"], "config.json alone")
+            for key in ["architecture", "method", "weights", "quantization"]:
+                self.assertEqual(guessed[key], real[key], (flags, key))
+            self.assertEqual(guessed["linears"][0], real["linears"][0], flags)
+
     def test_lists_every_tensor_where_asked(self):
         self.assertIn("model.layers.0.self_attn.q_proj.weight", self.inspect(self.model, "--tensors")[1])
 

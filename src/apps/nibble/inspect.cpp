@@ -4,15 +4,19 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "apps/nibble/output.h"
 #include "apps/nibble/subcommands.h"
 #include "core/progress.h"
 #include "hub/hub.h"
+#include "models/config_summary.h"
 
 namespace nibble::apps {
 namespace {
@@ -90,6 +94,20 @@ std::string render(const formats::ModelSummary& summary, Detail detail) {
   return text;
 }
 
+/// A folder with config.json and no file of weights.
+bool is_config_alone(const std::filesystem::path& model) {
+  if (!std::filesystem::is_directory(model) || !std::filesystem::exists(model / "config.json")) return false;
+  constexpr std::array<std::string_view, 5> kWeights{".safetensors", ".bin", ".pt", ".pth", ".gguf"};
+  return std::ranges::none_of(std::filesystem::directory_iterator(model), [&](const auto& entry) {
+    return std::ranges::find(kWeights, entry.path().extension().string()) != kWeights.end() ||
+           entry.path().filename().string().ends_with(".index.json");
+  });
+}
+
+formats::ModelSummary summarize(const std::filesystem::path& model) {
+  return is_config_alone(model) ? models::summarize_config(model) : formats::summarize(model);
+}
+
 }  // namespace
 
 std::function<int()> add_inspect(CLI::App& command) {
@@ -99,11 +117,15 @@ std::function<int()> add_inspect(CLI::App& command) {
     bool tensors = false;
   };
   const auto flags = std::make_shared<Flags>();  // shared with CLI11's options
-  command.add_option("MODEL", flags->model, "folder, GGUF file or Hub name")->required()->type_name("");
+  command
+      .add_option("MODEL", flags->model,
+                  "folder, GGUF file or Hub name; of a folder with config.json alone, what its files would hold")
+      ->required()
+      ->type_name("");
   command.add_flag("--json", flags->json, "everything, as JSON");
   command.add_flag("--tensors", flags->tensors, "a line for every tensor, not for every kind");
   return [flags] {
-    const formats::ModelSummary summary = formats::summarize(hub::resolve_model(flags->model));
+    const formats::ModelSummary summary = summarize(hub::resolve_model(flags->model));
     if (flags->json) {
       print(formats::to_json(summary).dump(2) + "\n");
     } else {

@@ -9,10 +9,29 @@
 
 namespace nibble::backend::cuda {
 
+namespace {
+
+/// "13.0" of 13000
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+[[noreturn]] void refuse_driver() {
+  int version = 0;
+  if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
+    throw Error(ErrorCode::Unavailable, "this machine has no NVIDIA driver (libcuda.so.1)");
+  }
+  throw Error(ErrorCode::Unavailable, "the NVIDIA driver goes up to CUDA " + version_text(version) +
+                                          ", and nibble needs " + version_text(CUDART_VERSION) + ": update the driver");
+}
+
+}  // namespace
+
 std::vector<DeviceProperties> list_devices() {
   int num_devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&num_devices);
   if (status == cudaErrorNoDevice) return {};
+  if (status == cudaErrorInsufficientDriver) refuse_driver();
   check(status);
   std::vector<DeviceProperties> devices;
   for (int index = 0; index < num_devices; ++index) {
