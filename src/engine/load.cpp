@@ -228,14 +228,14 @@ std::string describe(const LoadedModel& model, const models::ModelConfig& config
                      model.backend->name());
 }
 
-std::unique_ptr<models::Decoder> load_weights(const LoadedModel& model) {
+/// `build`, whose errors for want of memory say first what does not fit and what to do.
+template <class Build>
+auto within_memory(const std::string& advice, const Build& build) {
   try {
-    return models::load_decoder(*model.checkpoint, *model.backend, model.load_options);
+    return build();
   } catch (const Error& error) {
     if (error.code() != ErrorCode::OutOfMemory) throw;
-    throw Error(ErrorCode::OutOfMemory,
-                fmt::format("the weights of {} do not fit into memory; quantize the model to fewer bits ({})",
-                            model.checkpoint->path().string(), error.what()));
+    throw Error(ErrorCode::OutOfMemory, fmt::format("{} ({})", advice, error.what()));
   }
 }
 
@@ -297,16 +297,30 @@ void capture_steps(LoadedModel& model, const EngineOptions& options) {
 
 LoadedModel load_model(const std::filesystem::path& path, const EngineOptions& options) {
   LoadedModel model = open_model(path, options);
-  model.decoder = load_weights(model);
+  model.decoder = within_memory(
+      fmt::format("the weights of {} do not fit into memory: quantize the model to fewer bits", path.string()),
+      [&] { return models::load_decoder(*model.checkpoint, *model.backend, model.load_options); });
   auto specs = kv_specs(model, model.cache_dtype);
-  model.decoder->reserve(options.max_num_batched_tokens, std::max<std::int64_t>(options.max_num_seqs, 64));
-  if (model.backend->memory().is_devices_own) run_largest_step(*model.decoder, specs, options);
+  within_memory(fmt::format("a step of {} tokens and {} sequences does not fit beside {} of weights: lower "
+                            "--max-num-batched-tokens or --max-num-seqs",
+                            options.max_num_batched_tokens, options.max_num_seqs,
+                            format_bytes(static_cast<double>(model.decoder->weight_bytes()))),
+                [&] {
+                  model.decoder->reserve(options.max_num_batched_tokens,
+                                         std::max<std::int64_t>(options.max_num_seqs, 64));
+                  if (model.backend->memory().is_devices_own) run_largest_step(*model.decoder, specs, options);
+                });
   const backend::Memory memory = model.backend->memory();
   const std::int64_t block_bytes = backend::kv_block_bytes(specs, options.block_size);
   const std::int64_t num_blocks = choose_num_blocks(block_bytes, model.max_model_len, options, memory);
   model.max_model_len = fit_max_model_len(model.max_model_len, num_blocks, options, memory);
-  model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
-  capture_steps(model, options);
+  within_memory(
+      "the KV cache and what steps need beside it do not fit: lower --gpu-memory-utilization, "
+      "--kv-cache-memory-bytes or --num-gpu-blocks-override, whichever is given",
+      [&] {
+        model.cache = model.backend->make_kv_cache(std::move(specs), num_blocks, options.block_size);
+        capture_steps(model, options);
+      });
   log::info("{} of weights, KV cache of {} tokens in {}",
             format_bytes(static_cast<double>(model.decoder->weight_bytes())), num_blocks * options.block_size,
             format_bytes(static_cast<double>(num_blocks * block_bytes)));
