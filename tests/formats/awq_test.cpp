@@ -2,8 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <random>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/expect_error.h"
 #include "formats/quantization_config.h"
@@ -88,6 +93,23 @@ TEST(Awq, TellsGptqsLayoutApart) {
   raw.add("m.scales", std::vector<Half>(32, to_half(1)), {1, 32});
   const Checkpoint& checkpoint = raw.open();
   expect_error(ErrorCode::Corrupt, "GPTQ's layout", [&] { checkpoint.linear("m", {32, 32}); });
+}
+
+TEST(Awq, ReadsBackWhatItWroteWhateverTheTilesHold) {
+  std::mt19937 random(7);
+  // A tile of the reader has 128 inputs and 128 outputs.
+  for (const auto& [out, in, group_size] : std::vector<std::array<std::int64_t, 3>>{
+           {8, 32, 32}, {8, 36, 36}, {128, 128, 32}, {136, 160, 32}, {264, 140, 28}, {120, 388, 4}, {304, 517, 47}}) {
+    const auto made =
+        weights::make_random_grouped_int({.out_features = out, .in_features = in, .group_size = group_size}, random);
+    RawCheckpoint raw(config({{"group_size", group_size}}));
+    for (auto& tensor : write_awq(made.weights)) raw.add("m." + std::string(tensor.suffix), std::move(tensor.tensor));
+    const weights::LinearWeights linear = raw.open().linear("m", {out, in});
+    const auto& read = std::get<GroupedIntWeights>(linear);
+    EXPECT_TRUE(std::ranges::equal(read.codes.span<std::uint8_t>(), made.weights.codes.span<std::uint8_t>()))
+        << out << " x " << in;
+    EXPECT_TRUE(std::ranges::equal(read.zeros.span<std::int16_t>(), made.weights.zeros.span<std::int16_t>()));
+  }
 }
 
 TEST(Awq, WriterRefusesWhatTheFormatCannotHold) {
