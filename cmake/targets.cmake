@@ -30,7 +30,8 @@ if(NIBBLE_WERROR)
   target_compile_options(nibble_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
 if(NIBBLE_MOLD)
-  target_link_options(nibble_options INTERFACE -fuse-ld=mold)
+  # mold 1.10 can loop for ever over the GNU hash table of some programs' symbols.
+  target_link_options(nibble_options INTERFACE -fuse-ld=mold -Wl,--hash-style=sysv)
 endif()
 if(NIBBLE_SANITIZE)
   target_compile_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE} -fno-omit-frame-pointer
