@@ -351,8 +351,8 @@ class Backend {
   virtual void write(Matrix<const float> from, Activation& to) = 0;
 };
 
-/// By name: "reference" or "cpu"; "cuda" opens libnibble_cuda.so; "auto" takes cuda where there is a GPU, else
-/// cpu. Errors: InvalidArgument for another name, Unavailable with what is missing.
+/// By name: "reference" or "cpu"; "cuda" opens libnibble_cuda.so; "auto" is the CPU's best (the engine tries cuda
+/// before). Errors: InvalidArgument for another name, NotFound or Unavailable with what is missing.
 std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOptions& options);
 
 }  // namespace nibble::backend

@@ -30,9 +30,7 @@ std::unique_ptr<Backend> make_backend(std::string_view name, const BackendOption
   for (const Row& row : kBackends) {
     if (row.name == wanted) return row.make(options);
   }
-  if (wanted == "cuda") {
-    return open_plugin("libnibble_cuda.so", options);
-  }
+  if (wanted == "cuda") return open_plugin("libnibble_cuda.so", options);
   throw Error(ErrorCode::InvalidArgument,
               "--device " + std::string(name) + ": unknown device; choose auto, cpu, reference or cuda");
 }

@@ -20,7 +20,7 @@ fs::path find_plugin(std::string_view file_name) {
   for (const fs::path& candidate : {folder / file_name, folder.parent_path() / "lib" / file_name}) {
     if (fs::exists(candidate, error)) return candidate;
   }
-  throw Error(ErrorCode::Unavailable,
+  throw Error(ErrorCode::NotFound,
               fmt::format("{} is not beside nibble in {}: build it with `scripts/build cuda` or use --device cpu",
                           file_name, folder.string()));
 }

@@ -22,7 +22,7 @@ inline constexpr char kPluginSymbol[] = "nibble_backend_plugin";
 
 /// Opens `file_name` ("libnibble_cuda.so") from the binary's folder, then from ../lib beside it, and makes its
 /// backend. The library stays open until the process ends.
-/// Errors: Unavailable: where it was looked for, or the plug-in's own sentence.
+/// Errors: NotFound: where it was looked for; Unavailable: the plug-in's own sentence.
 std::unique_ptr<Backend> open_plugin(std::string_view file_name, const BackendOptions& options);
 
 }  // namespace nibble::backend

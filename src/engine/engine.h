@@ -18,7 +18,7 @@
 namespace nibble::engine {
 
 struct EngineOptions {
-  std::string device = "auto";  // auto | cpu | reference | cuda
+  std::string device = "auto";  // auto: cuda where there is a GPU, else cpu | cpu | reference | cuda
   bool exact = false;           // f32 activations and KV cache
   int num_threads = 0;          // 0: every available CPU
   std::string dtype = "auto";   // auto | float16 | half | bfloat16 | float32 | float

@@ -106,7 +106,9 @@ class LayerOuterEngine::Pass {
 
 std::unique_ptr<LayerOuterEngine> LayerOuterEngine::open(const std::filesystem::path& model,
                                                          const EngineOptions& options) {
-  LoadedModel opened = open_model(model, options);
+  EngineOptions on_cpu = options;
+  if (on_cpu.device == "auto") on_cpu.device = "cpu";  // blocks come and go through host memory
+  LoadedModel opened = open_model(model, on_cpu);
   models::ModelConfig config = models::parse_model_config(opened.checkpoint->config());
   return std::unique_ptr<LayerOuterEngine>(new LayerOuterEngine(std::move(opened), std::move(config), options));
 }

@@ -241,6 +241,28 @@ auto within_memory(const std::string& advice, const Build& build) {
 
 }  // namespace
 
+namespace {
+
+/// "auto" is CUDA where there is a GPU and a plug-in that runs on it. Exact figures stay those of the CPU.
+std::unique_ptr<backend::Backend> make_backend(const EngineOptions& options,
+                                               const backend::BackendOptions& backend_options) {
+  if (options.device == "auto" && !options.exact) {
+    try {
+      return backend::make_backend("cuda", backend_options);
+    } catch (const Error& error) {
+      // Without a plug-in this is a build for the CPU; one that does not run is worth a line.
+      if (error.code() == ErrorCode::Unavailable) {
+        log::info("--device auto is the CPU: {}", error.what());
+      } else if (error.code() != ErrorCode::NotFound) {
+        throw;
+      }
+    }
+  }
+  return backend::make_backend(options.device == "auto" ? "cpu" : options.device, backend_options);
+}
+
+}  // namespace
+
 LoadedModel open_model(const std::filesystem::path& path, const EngineOptions& options) {
   LoadedModel model;
   model.checkpoint = open_checkpoint(path, options);
@@ -263,10 +285,10 @@ LoadedModel open_model(const std::filesystem::path& path, const EngineOptions& o
   model.eos_token_ids = collect_eos_ids(model, config);
   model.max_model_len = choose_max_model_len(config, options);
 
-  model.backend = backend::make_backend(
-      options.device, {.precision = options.exact ? backend::Precision::Exact : backend::Precision::Fast,
-                       .fp8_activations = fp8_activations(*model.checkpoint, options),
-                       .num_threads = options.num_threads});
+  model.backend =
+      make_backend(options, {.precision = options.exact ? backend::Precision::Exact : backend::Precision::Fast,
+                             .fp8_activations = fp8_activations(*model.checkpoint, options),
+                             .num_threads = options.num_threads});
   model.load_options.max_positions = model.max_model_len;
   if (model.backend->memory().is_devices_own) {
     model.load_options.read_ahead_threads = model.backend->pool().num_threads();

@@ -104,6 +104,7 @@ CalibrationSamples write_own_samples(const std::filesystem::path& model, const C
   Collector collector(samples);  // outlives the engine, whose thread fills it
 
   engine::EngineOptions engine_options;
+  engine_options.device = "cpu";  // the same samples on every machine
   engine_options.num_threads = num_threads;
   engine_options.max_model_len = options.seq_len;
   engine_options.enable_prefix_caching = false;

@@ -131,7 +131,8 @@ int run_eval(EvalFlags flags) {
   std::vector<eval::Model> models;
   for (std::size_t m = 0; m < sources.size(); ++m) {
     const bool is_baseline = has_baseline && m == 0;
-    const engine::EngineOptions options = is_baseline ? baseline_options(flags.engine) : flags.engine;
+    engine::EngineOptions options = is_baseline ? baseline_options(flags.engine) : flags.engine;
+    options.gpu_memory_utilization /= static_cast<double>(sources.size());  // all are loaded at once
     engine::LayerOuterEngine* layer_outer = nullptr;
     if (flags.layer_outer) {
       auto opened = engine::LayerOuterEngine::open(paths[m], options);

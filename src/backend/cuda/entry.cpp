@@ -3,6 +3,7 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/device.h"
@@ -18,7 +19,14 @@ std::unique_ptr<Backend> make_backend_here(std::uint32_t version, const BackendO
     throw Error(ErrorCode::Unavailable, "built for another nibble (plug-in version " + std::to_string(kPluginVersion) +
                                             ", nibble wants " + std::to_string(version) + "): rebuild both");
   }
-  if (list_devices().empty()) throw Error(ErrorCode::Unavailable, "this machine shows no NVIDIA GPU");
+  const std::vector<DeviceProperties> devices = list_devices();
+  if (devices.empty()) throw Error(ErrorCode::Unavailable, "this machine shows no NVIDIA GPU");
+  const DeviceProperties& first = devices.front();
+  if (first.compute_major != 9 || first.compute_minor != 0) {
+    throw Error(ErrorCode::Unavailable, first.name + " has compute capability " + std::to_string(first.compute_major) +
+                                            "." + std::to_string(first.compute_minor) +
+                                            ", and kernels are built for 9.0 alone (H100, H200)");
+  }
   return make_cuda_backend(options);
 }
 
