@@ -23,6 +23,9 @@ struct Slot {
 // A signal handler can reach only globals. More files than slots cost the name in the message, nothing else.
 std::array<Slot, 1024> g_slots;
 
+// Threads fault side by side: the first one writes the line, and ends the process for all.
+std::atomic_flag g_is_reported = ATOMIC_FLAG_INIT;
+
 void write_text(std::string_view text) {
   // Nothing can be done about a failed write here; the exit code still tells.
   [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
@@ -35,6 +38,7 @@ void on_bus_error(int /*signal*/, siginfo_t* fault, void* /*context*/) {
     const std::byte* begin = slot.begin.load(std::memory_order_acquire);
     const std::size_t size = slot.size_bytes.load(std::memory_order_acquire);
     if (begin == nullptr || address < begin || address >= begin + size) continue;
+    while (g_is_reported.test_and_set(std::memory_order_relaxed)) ::pause();
     write_text("nibble: error: ");
     write_text(slot.path.data());
     write_text(": the file was truncated or became unreadable while it was in use\n");
