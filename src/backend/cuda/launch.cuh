@@ -24,11 +24,15 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
+/// Of the device that the backend runs on; asked once, since every launch wants it.
 inline int num_multiprocessors() {
-  int device = 0;
-  int count = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  static const int count = [] {
+    int device = 0;
+    int found = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device));
+    return found;
+  }();
   return count;
 }
 

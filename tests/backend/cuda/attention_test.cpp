@@ -17,19 +17,12 @@
 #include "backend/cuda/device.h"
 #include "backend/reference/reference_backend.h"
 #include "core/error.h"
+#include "gpu.h"
 
 namespace nibble::backend::cuda {
 namespace {
 
 constexpr std::int32_t kBlockSize = 16;
-
-bool has_gpu() {
-  try {
-    return !list_devices().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
 
 /// Standard normal values that f16 holds exactly; drawn from a table, since histories are long.
 std::vector<float> random_values(std::size_t count, std::uint32_t seed) {

@@ -7,19 +7,12 @@
 #include "backend/cuda/handles.h"
 #include "core/error.h"
 #include "core/fp8_e4m3.h"
+#include "gpu.h"
 
 namespace nibble::backend::test {
 namespace {
 
 using weights::Fp8Granularity;
-
-bool has_gpu() {
-  try {
-    return !cuda::list_devices().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
 
 /// vLLM's scale of a run: its largest magnitude becomes 448.
 float scale_of_run(std::span<const float> values) {

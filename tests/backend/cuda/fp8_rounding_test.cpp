@@ -13,6 +13,7 @@
 #include "backend/cuda/handles.h"
 #include "core/expect_error.h"
 #include "core/thread_pool.h"
+#include "gpu.h"
 
 namespace nibble::backend::cuda {
 namespace {
@@ -22,14 +23,6 @@ using weights::Fp8Weights;
 
 constexpr Fp8Granularity kGranularities[] = {Fp8Granularity::PerTensor, Fp8Granularity::PerChannel,
                                              Fp8Granularity::PerBlock};
-
-bool has_gpu() {
-  try {
-    return !list_devices().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
 
 /// `values` go round over the matrix.
 Tensor matrix_of(const std::vector<float>& values, DType dtype, std::int64_t out, std::int64_t in) {

@@ -14,17 +14,10 @@
 #include "backend/cuda/device.h"
 #include "backend/reference/reference_backend.h"
 #include "core/error.h"
+#include "gpu.h"
 
 namespace nibble::backend::cuda {
 namespace {
-
-bool has_gpu() {
-  try {
-    return !list_devices().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
 
 /// Standard normal values that f16 holds exactly.
 Tensor random_matrix(std::int64_t rows, std::int64_t cols, std::uint32_t seed) {

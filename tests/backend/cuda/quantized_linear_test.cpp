@@ -5,17 +5,10 @@
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/device.h"
 #include "core/error.h"
+#include "gpu.h"
 
 namespace nibble::backend::test {
 namespace {
-
-bool has_gpu() {
-  try {
-    return !cuda::list_devices().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
 
 WeightCase ints(std::string label, std::int64_t out, std::int64_t in, std::int32_t bits, std::int64_t group_size) {
   return {.label = std::move(label), .out_features = out, .in_features = in, .bits = bits, .group_size = group_size};

@@ -13,17 +13,10 @@
 #include "backend/cuda/device.h"
 #include "backend/host_sampling.h"
 #include "core/error.h"
+#include "gpu.h"
 
 namespace nibble::backend::cuda {
 namespace {
-
-bool has_gpu() {
-  try {
-    return !list_devices().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
 
 /// Rows of logits in a few typical shapes, with ties.
 std::vector<float> random_logits(std::int64_t vocab_size, std::mt19937& random) {

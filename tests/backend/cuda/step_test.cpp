@@ -13,20 +13,13 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/step_graphs.h"
 #include "core/error.h"
+#include "gpu.h"
 #include "models/decoder.h"
 #include "models/loader.h"
 #include "support/tiny_model.h"
 
 namespace nibble::backend::cuda {
 namespace {
-
-bool has_gpu() {
-  try {
-    return !list_devices().empty();
-  } catch (const Error&) {
-    return false;
-  }
-}
 
 constexpr std::int32_t kBlockSize = 16;
 constexpr std::int64_t kBlocksPerSequence = 8;
